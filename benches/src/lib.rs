@@ -1,0 +1,1 @@
+//! Throughput as a fraction of the cryptographic bound of the same run.

@@ -1,0 +1,2 @@
+//! Throughput as a fraction of the cryptographic bound of the same run.
+fn main() {}

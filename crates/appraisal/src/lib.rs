@@ -1,0 +1,1 @@
+//! A verified quote against reference values: an attestation result, or why not.

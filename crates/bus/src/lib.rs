@@ -1,0 +1,1 @@
+//! NATS: typed publish, consume, request; de-duplication; dead letters; accounts and permissions.

@@ -1,0 +1,1 @@
+//! Key transfer policy documents and their evaluation against an authentic attestation token.

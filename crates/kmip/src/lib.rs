@@ -1,0 +1,1 @@
+//! KMIP messages and TTLV encoding: bytes only.

@@ -1,0 +1,1 @@
+//! Configuration loading, health endpoint, supervised tasks, drain, exit codes, and the only clock.

@@ -1,0 +1,1 @@
+//! The encrypted model file; decrypts in memory.

@@ -1,0 +1,1 @@
+//! Certificates, roots and their reload as rustls configurations.

@@ -1,0 +1,1 @@
+//! Scenarios across services, told as stories.

@@ -1,0 +1,1 @@
+//! Collects TDX evidence and obtains attestation tokens for the workload in the same TD.

@@ -1,0 +1,2 @@
+//! Releases keys from a KMS to attested TDs, wrapped so that only they can open them.
+fn main() {}

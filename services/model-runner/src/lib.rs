@@ -1,0 +1,1 @@
+//! Unwraps a released key, decrypts the model in memory and serves inference.

@@ -1,0 +1,1 @@
+//! Appraises TDX evidence and issues attestation tokens.

@@ -1,0 +1,2 @@
+//! Appraises TDX evidence and issues attestation tokens.
+fn main() {}

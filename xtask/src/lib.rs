@@ -1,0 +1,1 @@
+//! The repository's own commands: demo, stack, test, bench, tidy, ci.

@@ -1,0 +1,2 @@
+//! The repository's own commands: demo, stack, test, bench, tidy, ci.
+fn main() {}
