@@ -1,1 +1,9 @@
-//! Starts real NATS, KMIP and Vault-API servers and our binaries for a test or a demo.
+//! Starts real servers - NATS, KMIP - and our own binaries, for a test, a demo or a stack on a laptop.
+//!
+//! It knows how to fetch, configure, start, wait for and end a process; it knows nothing of decisions, and no service
+//! depends on it. Everything it starts is ended by its own handle. Nothing here listens on a fixed port.
+
+mod failure;
+pub mod process;
+
+pub use failure::{StartFailure, private_directory, write_private};

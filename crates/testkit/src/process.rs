@@ -1,0 +1,185 @@
+//! One of our services as a separate process: started from a configuration file, found by the addresses it reports,
+//! ended by its own handle.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::process::{Child, Command};
+
+use crate::{StartFailure, private_directory};
+
+/// How long a service may take from start to ready. Generous: a cold laptop generates RSA keys meanwhile.
+const READY_SECONDS_MAX: u64 = 90;
+/// How long a service may drain before it is killed.
+const DRAIN_SECONDS_MAX: u64 = 15;
+
+/// What to start.
+#[derive(Debug)]
+pub struct ServiceSpec {
+    /// The binary's name.
+    pub name: &'static str,
+    /// The name of this instance: of its directory, its log and its entry in `stack.json`.
+    pub instance: String,
+    /// The configuration, TOML. `runtime.addresses_file` is added.
+    pub config: String,
+    /// Additional environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    /// The binary's name.
+    pub name: &'static str,
+    /// The instance's name.
+    pub instance: String,
+    /// Everything it wrote to standard error.
+    pub log_file: PathBuf,
+    /// Listener name -> address, as reported when it became ready.
+    pub addresses: BTreeMap<String, SocketAddr>,
+    child: Child,
+    directory: PathBuf,
+    spec: ServiceSpec,
+}
+
+/// The directory our binaries are in: beside the running one, or one up from `deps/`.
+pub fn binary(name: &str) -> Result<PathBuf, StartFailure> {
+    let me =
+        std::env::current_exe().map_err(|error| StartFailure::new(format!("cannot tell where this program is: {error}"), "report this"))?;
+    let mut directory = me.parent();
+    while let Some(candidate) = directory {
+        let path = candidate.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        directory = candidate.parent().filter(|_| candidate.ends_with("deps"));
+    }
+    Err(StartFailure::new(format!("the program {name} is not built"), "run `cargo build --workspace --bins` first"))
+}
+
+impl Service {
+    /// Starts it and waits until it is ready.
+    pub async fn start(spec: ServiceSpec, directory: &Path) -> Result<Self, StartFailure> {
+        let directory = directory.join(&spec.instance);
+        private_directory(&directory)?;
+        let log_file = directory.join("log.jsonl");
+        let (child, addresses) = launch(&spec, &directory, &log_file).await?;
+        Ok(Self { name: spec.name, instance: spec.instance.clone(), log_file, addresses, child, directory, spec })
+    }
+
+    /// The address of a listener; an error names those there are.
+    pub fn address(&self, listener: &str) -> Result<SocketAddr, StartFailure> {
+        self.addresses.get(listener).copied().ok_or_else(|| {
+            let known: Vec<_> = self.addresses.keys().collect();
+            StartFailure::new(format!("{} reports no listener {listener:?} (it has {known:?})", self.instance), "report this")
+        })
+    }
+
+    /// The process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Asks it to drain and waits; kills it if it does not.
+    pub async fn stop(&mut self) -> Option<i32> {
+        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        match tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), self.child.wait()).await {
+            Ok(Ok(status)) => status.code(),
+            _ => {
+                self.kill().await;
+                None
+            }
+        }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub async fn kill(&mut self) {
+        let _ = self.child.kill().await;
+    }
+
+    /// Starts it again with the same configuration, after `stop` or `kill`.
+    pub async fn restart(&mut self) -> Result<(), StartFailure> {
+        (self.child, self.addresses) = launch(&self.spec, &self.directory, &self.log_file).await?;
+        Ok(())
+    }
+
+    /// What it wrote so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log_file).unwrap_or_default()
+    }
+}
+
+async fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result<(Child, BTreeMap<String, SocketAddr>), StartFailure> {
+    let addresses_file = directory.join("addresses.json");
+    let config_file = directory.join("config.toml");
+    let io = |error: std::io::Error| {
+        StartFailure::new(format!("cannot prepare {}: {error}", directory.display()), "check the directory and the disk")
+    };
+    let _ = fs::remove_file(&addresses_file);
+    crate::write_private(&config_file, &with_addresses_file(&spec.config, &addresses_file))?;
+    let log = fs::OpenOptions::new().create(true).append(true).open(log_file).map_err(io)?;
+    let mut command = Command::new(binary(spec.name)?);
+    command.arg("--config").arg(&config_file).envs(spec.environment.iter().cloned());
+    command.stdin(Stdio::null()).stdout(log.try_clone().map_err(io)?).stderr(log).kill_on_drop(true);
+    let mut child = command.spawn().map_err(io)?;
+    let addresses = wait_until_ready(&mut child, spec, &addresses_file, log_file).await?;
+    Ok((child, addresses))
+}
+
+fn with_addresses_file(config: &str, addresses_file: &Path) -> String {
+    let line = format!("addresses_file = {:?}\n", addresses_file.display().to_string());
+    match config.find("[runtime]\n") {
+        Some(at) => {
+            let (before, after) = config.split_at(at + "[runtime]\n".len());
+            format!("{before}{line}{after}")
+        }
+        None => format!("{config}\n[runtime]\n{line}"),
+    }
+}
+
+async fn wait_until_ready(
+    child: &mut Child,
+    spec: &ServiceSpec,
+    addresses_file: &Path,
+    log_file: &Path,
+) -> Result<BTreeMap<String, SocketAddr>, StartFailure> {
+    let ready = async {
+        loop {
+            if let Some(addresses) = fs::read(addresses_file).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+                return addresses;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let last_words = || last_error(&fs::read_to_string(log_file).unwrap_or_default());
+    tokio::select! {
+        addresses = ready => Ok(addresses),
+        status = child.wait() => Err(StartFailure::new(
+            format!("{} ended before it was ready ({}): {}", spec.instance, status.map_or_else(|error| error.to_string(), |status| status.to_string()), last_words()),
+            format!("its log is {}", log_file.display()),
+        )),
+        () = tokio::time::sleep(Duration::from_secs(READY_SECONDS_MAX)) => Err(StartFailure::new(
+            format!("{} was not ready after {READY_SECONDS_MAX} s: {}", spec.instance, last_words()),
+            format!("its log is {}", log_file.display()),
+        )),
+    }
+}
+
+/// The last line of a log that says what went wrong, in plain words.
+fn last_error(log: &str) -> String {
+    log.lines()
+        .rev()
+        .take(40)
+        .find(|line| line.contains("error:") || line.contains("ERROR"))
+        .or_else(|| log.lines().last())
+        .unwrap_or("it wrote nothing")
+        .to_owned()
+}
