@@ -5,5 +5,6 @@
 
 mod failure;
 pub mod process;
+pub mod tools;
 
 pub use failure::{StartFailure, private_directory, write_private};

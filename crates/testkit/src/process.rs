@@ -91,13 +91,11 @@ impl Service {
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
-        match tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), self.child.wait()).await {
-            Ok(Ok(status)) => status.code(),
-            _ => {
-                self.kill().await;
-                None
-            }
+        if let Ok(Ok(status)) = tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), self.child.wait()).await {
+            return status.code();
         }
+        self.kill().await;
+        None
     }
 
     /// Ends it at once, as a crash would.
@@ -124,11 +122,13 @@ async fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result
         StartFailure::new(format!("cannot prepare {}: {error}", directory.display()), "check the directory and the disk")
     };
     let _ = fs::remove_file(&addresses_file);
-    crate::write_private(&config_file, &with_addresses_file(&spec.config, &addresses_file))?;
+    crate::write_private(&config_file, with_addresses_file(&spec.config, &addresses_file))?;
     let log = fs::OpenOptions::new().create(true).append(true).open(log_file).map_err(io)?;
     let mut command = Command::new(binary(spec.name)?);
     command.arg("--config").arg(&config_file).envs(spec.environment.iter().cloned());
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(io)?).stderr(log).kill_on_drop(true);
+    // Its own process group: a Ctrl-C in the terminal reaches the one who started it, who ends things in order.
+    command.process_group(0);
     let mut child = command.spawn().map_err(io)?;
     let addresses = wait_until_ready(&mut child, spec, &addresses_file, log_file).await?;
     Ok((child, addresses))

@@ -1,1 +1,0 @@
-//! The repository's own commands: demo, stack, test, bench, tidy, ci.

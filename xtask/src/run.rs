@@ -1,0 +1,43 @@
+//! Running other programs from the root of the repository.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use keyferry_testkit::StartFailure;
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// `cargo` with these arguments, at the root.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Runs to the end; anything but success is a failure that names the command.
+pub(crate) fn succeed(command: &mut Command, hint: &str) -> Result<(), StartFailure> {
+    let shown = shown(command);
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(StartFailure::new(format!("`{shown}` failed ({status})"), hint)),
+        Err(error) => Err(StartFailure::new(format!("`{shown}` could not be started: {error}"), hint)),
+    }
+}
+
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    std::iter::once(program).chain(command.get_args().map(|argument| argument.to_string_lossy().into_owned())).collect::<Vec<_>>().join(" ")
+}
+
+/// Builds every program of the workspace, so that what runs is what is checked out.
+pub(crate) fn build_programs() -> Result<(), StartFailure> {
+    succeed(
+        &mut cargo(&["build", "--quiet", "--workspace", "--bins"]),
+        "read the compiler's message above; a missing OpenSSL header means: install libssl-dev and pkg-config",
+    )
+}
