@@ -1,2 +1,58 @@
-//! The operators' command line.
-fn main() {}
+//! The operators' command line: `keyferry bus`, `keyferry evidence`.
+//!
+//! Output rules, the same for every command: stdout is data, stderr is talk. A mistake ends in one line
+//! `keyferry: error: ...` and, where there is something to do, one line `keyferry: hint: ...`. Exit codes: 0 yes or done,
+//! 1 a negative verdict or a failed operation, 2 the command line or an input file is wrong.
+//!
+//! This crate decides nothing: it reads files and the clock, calls the crates that decide, and prints what they say.
+//! It imports no service.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod evidence;
+mod output;
+
+use output::{CommandResult, Failure};
+
+/// The operators' command line of Keyferry.
+#[derive(Debug, Parser)]
+#[command(name = "keyferry", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look into TDX quotes and verify them.
+    #[command(subcommand)]
+    Evidence(evidence::EvidenceCommand),
+}
+
+fn main() -> ExitCode {
+    match parse().and_then(run) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Option<Cli>) -> CommandResult {
+    let Some(cli) = cli else { return Ok(ExitCode::SUCCESS) };
+    match cli.command {
+        Command::Evidence(command) => evidence::run(command),
+    }
+}
+
+/// `None` where help or the version was asked for and printed.
+fn parse() -> Result<Option<Cli>, Failure> {
+    match Cli::try_parse() {
+        Ok(cli) => Ok(Some(cli)),
+        Err(error) if !error.use_stderr() => {
+            output::data(error.render())?;
+            Ok(None)
+        }
+        Err(error) => Err(Failure::command_line(&error)),
+    }
+}

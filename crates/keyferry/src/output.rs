@@ -1,0 +1,67 @@
+//! How a command talks: data to stdout, everything else to stderr, and the exit code.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// The exit code of a command that ran, or why it could not.
+pub(crate) type CommandResult = Result<ExitCode, Failure>;
+
+/// The exit code of a negative verdict.
+pub(crate) const NO: u8 = 1;
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+
+/// Why a command did not do what was asked, and what to do about it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// The command line or an input file is wrong: exit code 2.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: USAGE, message: message.into(), hint: None }
+    }
+
+    /// The operation failed: exit code 1.
+    #[allow(dead_code, reason = "commands that reach a server fail this way; `evidence` reads files only")]
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self { code: FAILED, message: message.into(), hint: None }
+    }
+
+    /// Adds what to do next.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// In our two-line form what clap says in its own.
+    pub(crate) fn command_line(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let message = lines.next().unwrap_or("no such command").trim_start_matches("error: ").to_owned();
+        let detail: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+        let message = if message.ends_with(':') { format!("{message} {}", detail.join(" ")) } else { message };
+        Self::usage(message).hint("see `keyferry --help`, or --help after the command")
+    }
+
+    /// Says it on stderr and gives the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        let mut stderr = std::io::stderr().lock();
+        // A closed stderr leaves nobody to tell.
+        let _ = writeln!(stderr, "keyferry: error: {}", self.message);
+        if let Some(hint) = self.hint {
+            let _ = writeln!(stderr, "keyferry: hint: {hint}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// Writes one piece of data and a line feed to stdout.
+pub(crate) fn data(data: impl Display) -> Result<(), Failure> {
+    let text = data.to_string();
+    writeln!(std::io::stdout().lock(), "{}", text.trim_end()).map_err(|error| Failure::failed(format!("stdout: {error}")))
+}
