@@ -41,8 +41,8 @@ pub struct Service {
     pub instance: String,
     /// Everything it wrote to standard error.
     pub log_file: PathBuf,
-    /// Listener name -> address, as reported when it became ready.
-    pub addresses: BTreeMap<String, SocketAddr>,
+    /// Listener name -> `ip:port` or socket path, as reported when it became ready.
+    pub addresses: BTreeMap<String, String>,
     child: Child,
     directory: PathBuf,
     spec: ServiceSpec,
@@ -73,9 +73,9 @@ impl Service {
         Ok(Self { name: spec.name, instance: spec.instance.clone(), log_file, addresses, child, directory, spec })
     }
 
-    /// The address of a listener; an error names those there are.
+    /// The address of a TCP listener; an error names those there are.
     pub fn address(&self, listener: &str) -> Result<SocketAddr, StartFailure> {
-        self.addresses.get(listener).copied().ok_or_else(|| {
+        self.addresses.get(listener).and_then(|address| address.parse().ok()).ok_or_else(|| {
             let known: Vec<_> = self.addresses.keys().collect();
             StartFailure::new(format!("{} reports no listener {listener:?} (it has {known:?})", self.instance), "report this")
         })
@@ -115,7 +115,7 @@ impl Service {
     }
 }
 
-async fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result<(Child, BTreeMap<String, SocketAddr>), StartFailure> {
+async fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result<(Child, BTreeMap<String, String>), StartFailure> {
     let addresses_file = directory.join("addresses.json");
     let config_file = directory.join("config.toml");
     let io = |error: std::io::Error| {
@@ -150,7 +150,7 @@ async fn wait_until_ready(
     spec: &ServiceSpec,
     addresses_file: &Path,
     log_file: &Path,
-) -> Result<BTreeMap<String, SocketAddr>, StartFailure> {
+) -> Result<BTreeMap<String, String>, StartFailure> {
     let ready = async {
         loop {
             if let Some(addresses) = fs::read(addresses_file).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
