@@ -1,1 +1,78 @@
-//! Key management back ends behind one trait: KMIP and development store, one conformance suite.
+//! Key management back ends behind one trait.
+//!
+//! [`Kms`] makes, holds and returns keys. Two back ends implement it: [`KmipKms`] speaks KMIP 1.2 to 2.0 over mutual TLS
+//! to a server of the operator's choice, [`DevKms`] keeps keys in one encrypted file on a developer's machine. Both pass
+//! the same [`conformance`] suite.
+//!
+//! A KMS that returns bytes has not said "release". [`Kms::fetch`] therefore gives a key only after [`ReleaseRules`] were
+//! satisfied: the object is the one asked for, of the recorded algorithm and length, in a state and with a usage mask
+//! that permit decryption. Several servers hand out deactivated and compromised keys when asked; this crate does not.
+//! Whether the *bytes* are those that were stored is a question of [`fingerprint`], answered by whoever kept one.
+//!
+//! It knows nothing of tokens, policies, requests or the audit log, and it has no cache: a key's state in the KMS counts
+//! at the moment of release. Concurrent fetches of one key share one exchange with the server.
+//!
+//! Errors ([`KmsError`]) hold numbers, field names and file names of the operator: never a text of the peer, never key
+//! material. Any error on a connection ends that connection.
+
+mod breaker;
+mod check;
+mod config;
+pub mod conformance;
+mod dev;
+mod error;
+mod fingerprint;
+mod key;
+mod kmip;
+mod single_flight;
+
+use std::fmt;
+
+use async_trait::async_trait;
+pub use check::ReleaseRules;
+pub use config::{DevConfig, KmipConfig, KmipTimeouts, KmsConfig, TlsLibrary};
+pub use dev::DevKms;
+pub use error::{KmsError, Stage};
+pub use fingerprint::{FINGERPRINT_BYTES, fingerprint, fingerprint_matches};
+pub use key::{Algorithm, FetchedKey, KeyDescription, KeyRef, KeySpec, KeyState, Revocation, Usage};
+use keyferry_key_wrap::KeyMaterial;
+pub use keyferry_kmip::Version;
+pub use kmip::KmipKms;
+
+/// A key management system.
+///
+/// Contract for every back end, tested by [`conformance`]:
+///
+/// * A key that [`create`](Self::create) or [`register`](Self::register) returned is Active and can be fetched at once.
+/// * [`fetch`](Self::fetch) gives a key only if object, algorithm, length, state and usage mask fit; a key that does not
+///   is refused with an error that says which.
+/// * A destroyed key is gone: `KeyNotFound` or `KeyDestroyed`, never another key.
+/// * `KmsError::retryable` is true only where the same call may succeed later without anybody changing anything.
+/// * Dropping a future abandons its connection; it never leaves one half read in the pool.
+#[async_trait]
+pub trait Kms: Send + Sync + fmt::Debug {
+    /// The back end's name in configuration, events and metrics: `dev`, `kmip`.
+    fn kind(&self) -> &'static str;
+
+    /// Makes a new random key. Give the spec a unique name: it is how a lost answer is found again.
+    async fn create(&self, spec: &KeySpec) -> Result<KeyRef, KmsError>;
+
+    /// Brings an existing key in.
+    async fn register(&self, spec: &KeySpec, material: &KeyMaterial) -> Result<KeyRef, KmsError>;
+
+    /// What the KMS says about a key, without its bytes: for adopting one that exists already.
+    async fn inspect(&self, key: &KeyRef) -> Result<KeyDescription, KmsError>;
+
+    /// The key for a release.
+    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<FetchedKey, KmsError>;
+
+    /// Ends a key's use; it can be inspected but no longer fetched.
+    async fn revoke(&self, key: &KeyRef, why: Revocation) -> Result<(), KmsError>;
+
+    /// Removes a key for good, whatever its state.
+    async fn destroy(&self, key: &KeyRef) -> Result<(), KmsError>;
+
+    /// Whether the KMS answers now. Call it every 30 s: it also keeps a connection warm and lets the circuit breaker
+    /// close again.
+    async fn health(&self) -> Result<(), KmsError>;
+}

@@ -1,0 +1,160 @@
+//! One suite that every back end passes, run in the tests against a real server or a real file.
+//!
+//! Give [`run`] a back end that may create and destroy keys. It works on keys of its own and leaves none behind, so it
+//! can also be pointed at a server before trusting it with anything.
+
+use std::fmt;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use keyferry_key_wrap::KeyMaterial;
+
+use crate::{FetchedKey, KeyRef, KeySpec, KeyState, Kms, KmsError, Revocation, Usage};
+
+/// The first thing that was not as [`Kms`] promises.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {found}")]
+pub struct Deviation {
+    step: &'static str,
+    found: String,
+}
+
+/// Runs every step. `unique` goes into the names of the keys, so that two runs do not meet.
+pub async fn run(kms: &dyn Kms, unique: &str) -> Result<(), Deviation> {
+    let suite = Suite { kms, unique };
+    suite.answers().await?;
+    for length_bits in [128, 192, 256] {
+        suite.created_key_is_fetched_again(length_bits).await?;
+    }
+    suite.registered_key_keeps_its_bytes().await?;
+    suite.keys_are_not_confused().await?;
+    suite.wrong_record_is_refused().await?;
+    suite.revoked_key_is_refused(Revocation::Retired, KmsError::KeyDeactivated, KeyState::Deactivated).await?;
+    suite.revoked_key_is_refused(Revocation::Compromised, KmsError::KeyCompromised, KeyState::Compromised).await?;
+    suite.destroyed_key_is_gone().await?;
+    suite.unknown_reference_is_not_found().await?;
+    suite.concurrent_fetches_agree().await
+}
+
+struct Suite<'a> {
+    kms: &'a dyn Kms,
+    unique: &'a str,
+}
+
+fn deviation(step: &'static str, found: impl fmt::Display) -> Deviation {
+    Deviation { step, found: found.to_string() }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "every caller has made both for this comparison")]
+fn expect<T: PartialEq + fmt::Debug>(step: &'static str, found: T, wanted: T) -> Result<(), Deviation> {
+    if found == wanted { Ok(()) } else { Err(deviation(step, format!("wanted {wanted:?}, got {found:?}"))) }
+}
+
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, Deviation>;
+}
+
+impl<T> Step<T> for Result<T, KmsError> {
+    fn step(self, step: &'static str) -> Result<T, Deviation> {
+        self.map_err(|error| deviation(step, format!("{}: {error}", error.label())))
+    }
+}
+
+impl Suite<'_> {
+    fn spec(&self, length_bits: u16, what: &str) -> Result<KeySpec, Deviation> {
+        KeySpec::aes(length_bits).and_then(|spec| spec.named(&format!("conformance-{}-{what}", self.unique))).step("key specification")
+    }
+
+    async fn fetch(&self, key: &KeyRef, spec: &KeySpec, step: &'static str) -> Result<std::sync::Arc<KeyMaterial>, Deviation> {
+        let FetchedKey::Material(material) = self.kms.fetch(key, spec).await.step(step)?;
+        Ok(material)
+    }
+
+    async fn refusal(&self, key: &KeyRef, spec: &KeySpec) -> Result<(), KmsError> {
+        self.kms.fetch(key, spec).await.map(drop)
+    }
+
+    async fn answers(&self) -> Result<(), Deviation> {
+        self.kms.health().await.step("health")
+    }
+
+    async fn created_key_is_fetched_again(&self, length_bits: u16) -> Result<(), Deviation> {
+        let spec = self.spec(length_bits, &format!("create-{length_bits}"))?;
+        let key = self.kms.create(&spec).await.step("create")?;
+        let found = self.kms.inspect(&key).await.step("inspect a created key")?;
+        expect("state of a created key", found.state, Some(KeyState::Active))?;
+        expect("length of a created key", found.length_bits, Some(length_bits))?;
+        expect("usage of a created key", found.usage.map(|usage| usage.contains(Usage::DECRYPT)), Some(true))?;
+        let material = self.fetch(&key, &spec, "fetch a created key").await?;
+        expect("bits of a created key", material.bits(), usize::from(length_bits))?;
+        let again = self.fetch(&key, &spec, "fetch it again").await?;
+        expect("the same key twice", verify_slices_are_equal(material.expose(), again.expose()).is_ok(), true)?;
+        self.kms.destroy(&key).await.step("destroy an active key")
+    }
+
+    async fn registered_key_keeps_its_bytes(&self) -> Result<(), Deviation> {
+        let spec = self.spec(256, "register")?;
+        let material = KeyMaterial::random(32).map_err(|error| deviation("random bytes", error))?;
+        let key = self.kms.register(&spec, &material).await.step("register")?;
+        let found = self.fetch(&key, &spec, "fetch a registered key").await?;
+        expect("bytes of a registered key", verify_slices_are_equal(found.expose(), material.expose()).is_ok(), true)?;
+        self.kms.destroy(&key).await.step("destroy a registered key")?;
+        let short = KeyMaterial::random(16).map_err(|error| deviation("random bytes", error))?;
+        let refused = self.kms.register(&spec, &short).await.map(drop);
+        expect("registering 128 bits as 256", refused, Err(KmsError::KeyMismatch { field: "length" }))
+    }
+
+    async fn keys_are_not_confused(&self) -> Result<(), Deviation> {
+        let spec = (self.spec(256, "one")?, self.spec(256, "two")?);
+        let one = self.kms.create(&spec.0).await.step("create one")?;
+        let two = self.kms.create(&spec.1).await.step("create two")?;
+        expect("two references", one == two, false)?;
+        let material = (self.fetch(&one, &spec.0, "fetch one").await?, self.fetch(&two, &spec.1, "fetch two").await?);
+        expect("two keys are equal", verify_slices_are_equal(material.0.expose(), material.1.expose()).is_ok(), false)?;
+        self.kms.destroy(&one).await.step("destroy one")?;
+        self.fetch(&two, &spec.1, "fetch two after one is gone").await?;
+        self.kms.destroy(&two).await.step("destroy two")
+    }
+
+    async fn wrong_record_is_refused(&self) -> Result<(), Deviation> {
+        let (spec, wrong) = (self.spec(256, "record")?, self.spec(128, "record")?);
+        let key = self.kms.create(&spec).await.step("create for a wrong record")?;
+        expect("fetch with a wrong length", self.refusal(&key, &wrong).await, Err(KmsError::KeyMismatch { field: "length" }))?;
+        self.kms.destroy(&key).await.step("destroy after a wrong record")
+    }
+
+    async fn revoked_key_is_refused(&self, why: Revocation, error: KmsError, state: KeyState) -> Result<(), Deviation> {
+        let spec = self.spec(256, error.label())?;
+        let key = self.kms.create(&spec).await.step("create for revocation")?;
+        self.kms.revoke(&key, why).await.step("revoke")?;
+        expect("state after revocation", self.kms.inspect(&key).await.step("inspect a revoked key")?.state, Some(state))?;
+        expect("fetch a revoked key", self.refusal(&key, &spec).await, Err(error))?;
+        self.kms.destroy(&key).await.step("destroy a revoked key")
+    }
+
+    async fn destroyed_key_is_gone(&self) -> Result<(), Deviation> {
+        let spec = self.spec(256, "destroy")?;
+        let key = self.kms.create(&spec).await.step("create for destruction")?;
+        self.kms.destroy(&key).await.step("destroy")?;
+        let gone = |result: Result<(), KmsError>| matches!(result, Err(KmsError::KeyNotFound | KmsError::KeyDestroyed));
+        expect("a destroyed key is gone", gone(self.refusal(&key, &spec).await), true)?;
+        expect("and cannot be destroyed again", gone(self.kms.destroy(&key).await), true)
+    }
+
+    async fn unknown_reference_is_not_found(&self) -> Result<(), Deviation> {
+        let spec = self.spec(256, "unknown")?;
+        let key = KeyRef::parse("00000000-0000-4000-8000-000000000000").step("a reference")?;
+        expect("an unknown reference", self.refusal(&key, &spec).await, Err(KmsError::KeyNotFound))?;
+        expect("an empty reference", KeyRef::parse("").is_err(), true)
+    }
+
+    async fn concurrent_fetches_agree(&self) -> Result<(), Deviation> {
+        let spec = self.spec(256, "concurrent")?;
+        let key = self.kms.create(&spec).await.step("create for many")?;
+        let wanted = self.fetch(&key, &spec, "fetch alone").await?;
+        for fetched in futures::future::join_all((0..32).map(|_| self.kms.fetch(&key, &spec))).await {
+            let FetchedKey::Material(material) = fetched.step("fetch among many")?;
+            expect("the same key for all", verify_slices_are_equal(material.expose(), wanted.expose()).is_ok(), true)?;
+        }
+        self.kms.destroy(&key).await.step("destroy after many")
+    }
+}
