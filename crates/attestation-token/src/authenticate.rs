@@ -1,0 +1,305 @@
+//! Believing: a compact JWS, the believed keys and the time go in; an [`AuthenticToken`] or a reason comes out.
+
+use std::fmt;
+
+use base64::{
+    Engine,
+    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
+};
+use jsonwebtoken::Validation;
+use keyferry_identifiers::{AttestationId, TdId};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    CLOCK_SKEW_SECONDS, INTEL_TRUST_ANCHOR, TOKEN_CHARACTERS_MAX,
+    algorithm::Algorithm,
+    claims::{Claims, Nonce},
+    denial::{TokenDenial, shown},
+    jwks::{KeySet, VerificationKey},
+    wire::{Common, Members, NonceText},
+};
+
+/// Characters of a `jti`.
+const TOKEN_ID_CHARACTERS_MAX: usize = 128;
+
+/// What an unverified token says of itself: good for choosing a key set, proof of nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unverified {
+    /// The payload's `iss`.
+    pub issuer: String,
+    /// The header's `kid`.
+    pub kid: String,
+    /// The header's `alg`; already one that exists here.
+    pub algorithm: Algorithm,
+}
+
+/// A token whose signature, issuer and times were found good by [`authenticate`]. There is no other way to get one.
+pub struct AuthenticToken {
+    claims: Claims,
+    held_data: Option<Vec<u8>>,
+    nonce: Option<Nonce>,
+    token_id: String,
+    issuer: String,
+    issued_at: u64,
+    expires_at: u64,
+    trust_anchor: String,
+    td_id: Option<TdId>,
+    attestation_id: Option<AttestationId>,
+}
+
+impl AuthenticToken {
+    /// The claims, whatever shape they travelled in.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+    /// The user data that the TD had quoted; `None` when there was none, or when it was a JSON object.
+    pub fn held_data(&self) -> Option<&[u8]> {
+        self.held_data.as_deref()
+    }
+    /// The nonce, in tokens that carry it.
+    pub fn nonce(&self) -> Option<&Nonce> {
+        self.nonce.as_ref()
+    }
+    /// The `jti` claim: 1 to 128 printable characters.
+    pub fn token_id(&self) -> &str {
+        &self.token_id
+    }
+    /// The configured issuer whose key verified it.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+    /// The `iat` claim, in unix seconds.
+    pub fn issued_at(&self) -> u64 {
+        self.issued_at
+    }
+    /// The `exp` claim, in unix seconds.
+    pub fn expires_at(&self) -> u64 {
+        self.expires_at
+    }
+    /// Whose root the evidence's chain ended in: `intel-sgx-root`, `simulator:<64 hex digits>`, or `unknown`.
+    pub fn trust_anchor(&self) -> &str {
+        &self.trust_anchor
+    }
+    /// The TD's bus identity, where the verifier names it.
+    pub fn td_id(&self) -> Option<&TdId> {
+        self.td_id.as_ref()
+    }
+    /// Which attestation it answers, where the verifier names it.
+    pub fn attestation_id(&self) -> Option<&AttestationId> {
+        self.attestation_id.as_ref()
+    }
+}
+
+impl fmt::Debug for AuthenticToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthenticToken")
+            .field("token_id", &self.token_id)
+            .field("issuer", &self.issuer)
+            .field("expires_at", &self.expires_at)
+            .field("trust_anchor", &self.trust_anchor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The header members that are read. `crit` would demand what nobody here does.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct IssuerOnly {
+    iss: Option<String>,
+}
+
+/// Reads header and issuer without believing them. Refuses what is oversized, malformed, or signed with an algorithm
+/// that does not exist here (`none`, HMAC, PKCS#1), before any cryptography.
+pub fn peek(jwt: &str) -> Result<Unverified, TokenDenial> {
+    if jwt.len() > TOKEN_CHARACTERS_MAX {
+        return Err(TokenDenial::TooLarge { characters: jwt.len(), max: TOKEN_CHARACTERS_MAX });
+    }
+    let mut parts = jwt.split('.');
+    let (Some(header), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(TokenDenial::Malformed { field: "not three parts joined by dots" });
+    };
+    let header: Header = part(header, "header")?;
+    if header.crit.is_some() {
+        return Err(TokenDenial::Malformed { field: "header member crit" });
+    }
+    let algorithm = Algorithm::from_name(&header.alg)
+        .ok_or_else(|| TokenDenial::AlgorithmNotAllowed { found: shown(&header.alg), allowed: list(&Algorithm::ALL) })?;
+    let kid = header.kid.ok_or(TokenDenial::Malformed { field: "header member kid" })?;
+    let issuer = part::<IssuerOnly>(payload, "payload")?.iss.ok_or(TokenDenial::ClaimMissing { claim: "iss" })?;
+    Ok(Unverified { issuer, kid, algorithm })
+}
+
+/// Judges a token. `now` in unix seconds. With PS384 this takes some 50 us.
+pub fn authenticate(jwt: &str, key_sets: &[KeySet], now: u64) -> Result<AuthenticToken, TokenDenial> {
+    let unverified = peek(jwt)?;
+    let set = key_sets
+        .iter()
+        .find(|set| set.issuer() == unverified.issuer)
+        .ok_or_else(|| TokenDenial::IssuerUnknown { found: shown(&unverified.issuer) })?;
+    if !set.issuer.algorithms.contains(&unverified.algorithm) {
+        let allowed = list(&set.issuer.algorithms);
+        return Err(TokenDenial::AlgorithmNotAllowed { found: unverified.algorithm.to_string(), allowed });
+    }
+    let key = set
+        .keys
+        .get(&unverified.kid)
+        .ok_or_else(|| TokenDenial::KeyUnknown { issuer: set.issuer().to_owned(), kid: shown(&unverified.kid) })?;
+    if key.algorithm != unverified.algorithm {
+        let allowed = key.algorithm.to_string();
+        return Err(TokenDenial::AlgorithmNotAllowed { found: unverified.algorithm.to_string(), allowed });
+    }
+    let payload = verified_payload(jwt, key)?;
+    believe(&payload, set, now)
+}
+
+/// The payload of a token whose signature verifies with `key` and `key`'s own algorithm. Times and names are checked
+/// afterwards, against the time argument: this library would read a clock.
+fn verified_payload(jwt: &str, key: &VerificationKey) -> Result<Value, TokenDenial> {
+    let mut validation = Validation::new(key.algorithm.for_verification());
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    let decoded = jsonwebtoken::decode::<Value>(jwt, &key.key, &validation);
+    decoded.map(|token| token.claims).map_err(|_| TokenDenial::SignatureInvalid)
+}
+
+fn believe(payload: &Value, set: &KeySet, now: u64) -> Result<AuthenticToken, TokenDenial> {
+    let malformed = |_| TokenDenial::Malformed { field: "payload" };
+    let common = Common::deserialize(payload).map_err(malformed)?;
+    let (issued_at, expires_at) = times(&common, set.issuer.token_age_seconds_max, now)?;
+    let issuer = common.iss.ok_or(TokenDenial::ClaimMissing { claim: "iss" })?;
+    if issuer != set.issuer() {
+        return Err(TokenDenial::IssuerUnknown { found: shown(&issuer) });
+    }
+    let nested = common.tdx.is_some();
+    let mut tdx = match common.tdx {
+        Some(tdx) => tdx,
+        None => Members::deserialize(payload).map_err(malformed)?,
+    };
+    let attester_type = tdx.attester_type.take().or_else(|| nested.then(|| "TDX".to_owned()));
+    let attester_type = attester_type.ok_or(TokenDenial::ClaimMissing { claim: "attester_type" })?;
+    let held_data = tdx.attester_held_data.take().map(|text| decoded(&text, "attester_held_data")).transpose()?;
+    let nonce = tdx.verifier_nonce.take().map(|text| nonce(&text)).transpose()?;
+    let policy_ids_matched = common.policy_ids_matched.map(|list| list.into_iter().map(|entry| entry.id).collect());
+    Ok(AuthenticToken {
+        claims: claims(tdx, attester_type, policy_ids_matched)?,
+        held_data,
+        nonce,
+        token_id: token_id(common.jti)?,
+        issuer,
+        issued_at,
+        expires_at,
+        trust_anchor: trust_anchor(common.trust_anchor, set)?,
+        td_id: parsed(common.td_id, "keyferry.td_id", TdId::parse)?,
+        attestation_id: parsed(common.attestation_id, "keyferry.attestation_id", AttestationId::parse)?,
+    })
+}
+
+fn times(common: &Common, age_max: u64, now: u64) -> Result<(u64, u64), TokenDenial> {
+    let expires_at = common.exp.ok_or(TokenDenial::ClaimMissing { claim: "exp" })?;
+    let issued_at = common.iat.ok_or(TokenDenial::ClaimMissing { claim: "iat" })?;
+    let stale_at = expires_at.min(issued_at.saturating_add(age_max));
+    if now >= stale_at {
+        return Err(TokenDenial::Expired { at: stale_at });
+    }
+    let from = issued_at.max(common.nbf.unwrap_or(0));
+    if from > now.saturating_add(CLOCK_SKEW_SECONDS) {
+        return Err(TokenDenial::NotYetValid { from });
+    }
+    Ok((issued_at, expires_at))
+}
+
+fn claims(tdx: Members, attester_type: String, policy_ids_matched: Option<Vec<uuid::Uuid>>) -> Result<Claims, TokenDenial> {
+    let collateral = tdx.tdx_collateral.unwrap_or_default();
+    let says_debug = tdx.dbgstat.as_deref().is_some_and(|status| status != "disabled");
+    let debug_bit = tdx
+        .tdx_td_attributes
+        .as_deref()
+        .and_then(|text| hex::decode(text).ok())
+        .is_some_and(|bytes| bytes.first().is_some_and(|byte| byte & 1 == 1));
+    Ok(Claims {
+        attester_type,
+        tcb_status: tdx.attester_tcb_status,
+        tcb_date: tdx.attester_tcb_date,
+        advisory_ids: tdx.attester_advisory_ids.unwrap_or_default(),
+        mr_td: digits(tdx.tdx_mrtd, 96, "tdx_mrtd")?,
+        mr_seam: digits(tdx.tdx_mrseam, 96, "tdx_mrseam")?,
+        mr_signer_seam: digits(tdx.tdx_mrsignerseam, 96, "tdx_mrsignerseam")?,
+        mr_config_id: digits(tdx.tdx_mrconfigid, 96, "tdx_mrconfigid")?,
+        mr_owner: digits(tdx.tdx_mrowner, 96, "tdx_mrowner")?,
+        mr_owner_config: digits(tdx.tdx_mrownerconfig, 96, "tdx_mrownerconfig")?,
+        rtmrs: [
+            digits(tdx.tdx_rtmr0, 96, "tdx_rtmr0")?,
+            digits(tdx.tdx_rtmr1, 96, "tdx_rtmr1")?,
+            digits(tdx.tdx_rtmr2, 96, "tdx_rtmr2")?,
+            digits(tdx.tdx_rtmr3, 96, "tdx_rtmr3")?,
+        ],
+        report_data: digits(tdx.tdx_report_data, 128, "tdx_report_data")?,
+        tee_tcb_svn: digits(tdx.tdx_tee_tcb_svn, 32, "tdx_tee_tcb_svn")?,
+        seam_svn: tdx.tdx_seamsvn,
+        td_attributes: digits(tdx.tdx_td_attributes, 16, "tdx_td_attributes")?,
+        xfam: digits(tdx.tdx_xfam, 16, "tdx_xfam")?,
+        seam_attributes: digits(tdx.tdx_seam_attributes, 16, "tdx_seam_attributes")?,
+        is_debuggable: says_debug || debug_bit || tdx.tdx_is_debuggable == Some(true) || tdx.tdx_td_attributes_debug == Some(true),
+        policy_ids_matched,
+        fmspc: digits(collateral.fmspc, 12, "tdx_collateral.fmspc")?,
+        tcb_evaluation_data_number: collateral.tcbevaluationdatanumber,
+    })
+}
+
+/// Lower-case hex of exactly `length` digits; a longer or shorter value is no measurement.
+fn digits(text: Option<String>, length: usize, claim: &'static str) -> Result<Option<String>, TokenDenial> {
+    match text {
+        None => Ok(None),
+        Some(text) if text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(Some(text.to_ascii_lowercase())),
+        Some(_) => Err(TokenDenial::ClaimMalformed { claim }),
+    }
+}
+
+fn token_id(jti: Option<String>) -> Result<String, TokenDenial> {
+    let jti = jti.ok_or(TokenDenial::ClaimMissing { claim: "jti" })?;
+    let good = (1..=TOKEN_ID_CHARACTERS_MAX).contains(&jti.len()) && jti.bytes().all(|byte| byte.is_ascii_graphic());
+    if good { Ok(jti) } else { Err(TokenDenial::ClaimMalformed { claim: "jti" }) }
+}
+
+fn trust_anchor(claim: Option<String>, set: &KeySet) -> Result<String, TokenDenial> {
+    let Some(anchor) = claim else { return Ok(set.issuer.absent_anchor.label().to_owned()) };
+    let is_simulator = anchor
+        .strip_prefix("simulator:")
+        .is_some_and(|digest| digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
+    if anchor == INTEL_TRUST_ANCHOR || is_simulator {
+        Ok(anchor)
+    } else {
+        Err(TokenDenial::ClaimMalformed { claim: "keyferry.trust_anchor" })
+    }
+}
+
+fn parsed<T, E>(text: Option<String>, claim: &'static str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Option<T>, TokenDenial> {
+    text.map(|text| parse(&text)).transpose().map_err(|_| TokenDenial::ClaimMalformed { claim })
+}
+
+fn nonce(text: &NonceText) -> Result<Nonce, TokenDenial> {
+    let member = |text: &str| decoded(text, "verifier_nonce");
+    Ok(Nonce { val: member(&text.val)?, iat: member(&text.iat)?, signature: member(&text.signature)? })
+}
+
+fn decoded(text: &str, claim: &'static str) -> Result<Vec<u8>, TokenDenial> {
+    BASE64_STANDARD.decode(text).map_err(|_| TokenDenial::ClaimMalformed { claim })
+}
+
+fn part<T: serde::de::DeserializeOwned>(text: &str, field: &'static str) -> Result<T, TokenDenial> {
+    let json = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenDenial::Malformed { field })?;
+    serde_json::from_slice(&json).map_err(|_| TokenDenial::Malformed { field })
+}
+
+fn list(algorithms: &[Algorithm]) -> String {
+    algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(", ")
+}
