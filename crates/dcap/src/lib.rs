@@ -1,1 +1,45 @@
-//! A quote's signature chain and collateral: a verified quote, or why not.
+//! A quote's signature chain and collateral: a [`VerifiedQuote`], or why not.
+//!
+//! [`Verifier::verify`] answers one question: was this quote made by a genuine platform under the pinned root, and how
+//! current is that platform? The engine is `dcap-qvl`, with AWS-LC doing its cryptography; this crate adds what the
+//! engine leaves open:
+//!
+//! * the root inside the quote and inside the collateral must be the pinned one, byte for byte;
+//! * the PCK chain is taken from the quote only: one in the collateral may repeat it and decides nothing;
+//! * PCEID must match, not only FMSPC;
+//! * TCB info and QE identity must carry the same evaluation number, and never a lower one than already seen for that
+//!   FMSPC ([`EvaluationMemory`]): signed but old collateral would hide a TCB recovery;
+//! * of the launch TCB and the current TCB of a TD 1.5, the worse counts;
+//! * nothing is accepted before its time: CRL issue dates are checked too;
+//! * debug, profiling, service TD, migration, missing SEPT_VE_DISABLE and reserved bits are refused by name, unless
+//!   [`Allowances`] permit them (reserved bits never).
+//!
+//! Layout checks (zero tail, outer certification type, exact sizes) are the parser's, in `tdx-quote`.
+//!
+//! The engine explains a refusal in prose only. When it refuses, [`DcapDenial`] is found by walking the same chain stage
+//! by stage with the same cryptography, so a reason never depends on a library's wording; the walk can only explain a
+//! refusal, never turn it into an acceptance.
+//!
+//! This crate knows nothing of policy, reference values or nonces (that is `appraisal`), of clocks (time is an argument)
+//! and of networks (collateral is an argument).
+
+mod allowances;
+mod collateral;
+mod denial;
+mod diagnosis;
+mod engine;
+mod evaluation;
+mod tcb;
+mod trust_anchor;
+mod verified;
+mod verifier;
+mod x509;
+
+pub use allowances::{Allowances, AttributeDenial};
+pub use collateral::{Collateral, CollateralError};
+pub use denial::{CollateralPart, DcapDenial, SignedPart};
+pub use evaluation::EvaluationMemory;
+pub use tcb::{TcbStatus, UnknownTcbStatus};
+pub use trust_anchor::{TrustAnchor, TrustAnchorError};
+pub use verified::{CollateralDigests, PckIdentity, VerifiedQuote};
+pub use verifier::Verifier;

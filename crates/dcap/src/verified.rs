@@ -1,0 +1,103 @@
+//! A quote that was verified, and everything that was learnt about its platform.
+
+use keyferry_tdx_quote::{Quote, TdReportBody};
+
+use crate::TcbStatus;
+
+/// A quote whose signature chain ends in the pinned root and whose platform's TCB is known. Made by
+/// [`crate::Verifier::verify`] only. It says nothing yet about *which* TD this is: that is appraisal's question.
+#[derive(Clone, Debug)]
+pub struct VerifiedQuote {
+    pub(crate) quote: Quote,
+    pub(crate) tcb_status: TcbStatus,
+    pub(crate) advisory_ids: Vec<String>,
+    pub(crate) tcb_date: String,
+    pub(crate) evaluation_number: u32,
+    pub(crate) pck: PckIdentity,
+    pub(crate) digests: CollateralDigests,
+    pub(crate) valid_until: u64,
+    pub(crate) trust_anchor: String,
+}
+
+/// What the PCK certificate says about the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PckIdentity {
+    /// Names the physical machine for its whole life: publish a keyed hash of it, never the value.
+    pub ppid: Vec<u8>,
+    /// The platform family.
+    pub fmspc: [u8; 6],
+    /// The provisioning certification enclave's id.
+    pub pce_id: Vec<u8>,
+    /// SVN of the provisioning certification enclave.
+    pub pce_svn: u16,
+    /// SVNs of the SGX TCB components.
+    pub cpu_svn: [u8; 16],
+    /// The platform instance, which a factory reset changes.
+    pub platform_instance_id: Option<[u8; 16]>,
+}
+
+/// SHA-256 of quote and collateral, for the token's `tdx_collateral`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollateralDigests {
+    /// The quote without its tail.
+    pub quote: [u8; 32],
+    /// The TCB info text as signed.
+    pub tcb_info: [u8; 32],
+    /// Its issuer chain (PEM).
+    pub tcb_info_certificates: [u8; 32],
+    /// The PCK CRL (DER).
+    pub tcb_info_crl: [u8; 32],
+    /// The QE identity text as signed.
+    pub qe_identity: [u8; 32],
+    /// Its issuer chain (PEM).
+    pub qe_identity_certificates: [u8; 32],
+    /// The root CRL (DER).
+    pub qe_identity_crl: [u8; 32],
+}
+
+impl VerifiedQuote {
+    /// The quote.
+    pub const fn quote(&self) -> &Quote {
+        &self.quote
+    }
+    /// The TD's report.
+    pub const fn report(&self) -> &TdReportBody {
+        self.quote.body()
+    }
+    /// The worse of launch and current TCB, quoting enclave and TDX module included. Never `Revoked`: that is a denial.
+    pub const fn tcb_status(&self) -> TcbStatus {
+        self.tcb_status
+    }
+    /// Intel's advisories that apply, sorted, as opaque ids.
+    pub fn advisory_ids(&self) -> &[String] {
+        &self.advisory_ids
+    }
+    /// RFC 3339 date of the matched TCB level, the older one of launch and current.
+    pub fn tcb_date(&self) -> &str {
+        &self.tcb_date
+    }
+    /// The TCB evaluation number of the collateral.
+    pub const fn evaluation_number(&self) -> u32 {
+        self.evaluation_number
+    }
+    /// What the PCK certificate says about the machine.
+    pub const fn pck(&self) -> &PckIdentity {
+        &self.pck
+    }
+    /// The platform family.
+    pub const fn fmspc(&self) -> [u8; 6] {
+        self.pck.fmspc
+    }
+    /// Digests of what was looked at.
+    pub const fn digests(&self) -> &CollateralDigests {
+        &self.digests
+    }
+    /// The earliest end (Unix seconds) of anything this rests on.
+    pub const fn valid_until(&self) -> u64 {
+        self.valid_until
+    }
+    /// `intel-sgx-root` or `simulator:<fingerprint>`.
+    pub fn trust_anchor(&self) -> &str {
+        &self.trust_anchor
+    }
+}
