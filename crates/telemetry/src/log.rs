@@ -78,3 +78,54 @@ impl Visit for Fields<'_> {
         self.insert(field, value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use opentelemetry::trace::TracerProvider;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+    use crate::{names, setup, spans};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_carries_the_ids_of_its_span() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let provider = setup::provider_builder(opentelemetry_sdk::Resource::builder_empty().build()).build();
+        let layer = tracing_subscriber::fmt::layer().event_format(Json { service: "attester" }).with_writer(move || writer.clone());
+        let subscriber = tracing_subscriber::registry().with(setup::trace_layer(provider.tracer("test"))).with(layer);
+        let trace_id = tracing::subscriber::with_default(subscriber, || {
+            spans::root(names::ATTEST).in_scope(|| {
+                tracing::info!(td = "U1", size = 3, "quoted\nthen more");
+                spans::current_trace_id().unwrap()
+            })
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "a line feed in a text must not make a second line: {text}");
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["message"], "quoted?then more");
+        assert_eq!(
+            (&line["td"], &line["size"], &line["level"], &line["service"]),
+            (&"U1".into(), &3.into(), &"INFO".into(), &"attester".into())
+        );
+        assert_eq!(line["trace_id"], trace_id);
+        assert_eq!(line["span_id"].as_str().unwrap().len(), 16);
+    }
+}
