@@ -1,1 +1,3 @@
 //! Unwraps a released key, decrypts the model in memory and serves inference.
+
+pub mod runtime;
