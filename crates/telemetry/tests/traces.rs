@@ -1,5 +1,5 @@
 //! Spans and metrics as a collector and a Prometheus server see them, over real OTLP and real HTTP/2.
-#![allow(clippy::unwrap_used, reason = "the helpers below are test code; clippy exempts only functions marked #[test]")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers below are test code; clippy exempts only functions marked #[test]")]
 
 use std::{
     collections::HashMap,
@@ -68,8 +68,8 @@ impl Collector {
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         let config = Config { otlp_endpoint: Some(format!("http://{address}")), ..Config::default() };
-        let _telemetry = init("telemetry-test", &config).unwrap();
-        Self { spans, _telemetry }
+        let telemetry = init("telemetry-test", &config).unwrap();
+        Self { spans, _telemetry: telemetry }
     }
 
     /// The spans of one trace, once all `wanted` names have arrived, each as often as it is listed.
