@@ -20,6 +20,8 @@ const PREFIX: &str = "KEYFERRY_";
 const NESTING: &str = "__";
 /// A configuration with more mistakes than this is the wrong file.
 const MISTAKES_MAX: usize = 50;
+/// How often a configuration is read to find them all; each mistake takes a few readings.
+const ATTEMPTS_MAX: usize = 1000;
 /// A setting with one of these in its name may hold a secret: its value is not repeated.
 const SECRET_NAMES: [&str; 7] = ["secret", "password", "token", "key", "credential", "seed", "pin"];
 
@@ -168,36 +170,29 @@ fn parse_text(text: &str) -> Value {
 }
 
 fn read<C: ServiceConfig>(mut settings: Settings, mistakes: &mut Vec<Mistake>) -> Option<C> {
-    let mut placeholders = Placeholders::default();
-    let mut attempts = 0;
-    loop {
+    let mut repair = Repair::default();
+    for _ in 0..ATTEMPTS_MAX {
         let value = Value::new(None, ValueKind::Table(settings.root.clone()));
         let failure = match serde_path_to_error::deserialize::<_, C>(value) {
             Ok(config) => return Some(config),
-            Err(failure) => failure,
+            Err(error) => Failure::new(&error, &settings.root),
         };
-        attempts += 1;
-        if attempts > MISTAKES_MAX * PLACEHOLDERS {
-            return None;
+        if !repair.is_consequence(&failure) {
+            mistakes.push(settings.mistake(&failure));
         }
-        let failure = Failure::new(&failure, &settings.root);
-        let progressed = placeholders.again(&failure, &mut settings.root) || note(&failure, &mut settings, &mut placeholders, mistakes);
-        if !progressed || mistakes.len() >= MISTAKES_MAX {
+        if mistakes.len() >= MISTAKES_MAX || !repair.repair(&failure, &mut settings.root) {
             return None;
         }
     }
+    None
 }
 
-/// Notes a mistake and makes the settings readable without it. False when that cannot be done.
-fn note(failure: &Failure, settings: &mut Settings, placeholders: &mut Placeholders, mistakes: &mut Vec<Mistake>) -> bool {
-    let name = failure.path.join(".");
-    let origin = settings.origins.get(&name).cloned().or_else(|| settings.file.clone().filter(|_| failure.present));
-    mistakes.push(Mistake::new(name, failure.problem.clone()).at(origin));
-    if failure.unknown {
-        return remove(&mut settings.root, &failure.path);
+impl Settings {
+    fn mistake(&self, failure: &Failure) -> Mistake {
+        let name = failure.path.join(".");
+        let origin = self.origins.get(&name).cloned().or_else(|| self.file.clone().filter(|_| failure.present));
+        Mistake::new(name, failure.problem.clone()).at(origin)
     }
-    remove(&mut settings.root, &failure.path);
-    placeholders.begin(failure, &mut settings.root)
 }
 
 /// One complaint of serde, tied to a setting.
@@ -205,7 +200,6 @@ struct Failure {
     path: Vec<String>,
     problem: String,
     unknown: bool,
-    missing: bool,
     present: bool,
 }
 
@@ -213,24 +207,26 @@ impl Failure {
     fn new(error: &serde_path_to_error::Error<LayerError>, root: &Map<String, Value>) -> Self {
         let mut path: Vec<String> = error.path().iter().filter_map(segment).collect();
         let message = innermost(error.inner());
-        let (mut unknown, mut missing) = (false, false);
-        let mut problem = message.clone();
-        if let Some(rest) = message.strip_prefix("unknown field `") {
-            let (name, expected) = rest.split_once('`').unwrap_or((rest, ""));
+        let (unknown, missing) = (field(&message, "unknown field `"), field(&message, "missing field `"));
+        let problem = if let Some((name, expected)) = unknown {
             extend(&mut path, name);
-            unknown = true;
-            problem = format!("is unknown{}", expected.replace(", expected", ": expected"));
-        } else if let Some(rest) = message.strip_prefix("missing field `") {
-            extend(&mut path, rest.trim_end_matches('`'));
-            missing = true;
-            "is missing".clone_into(&mut problem);
-        }
-        let present = lookup(root, &path).is_some();
-        if !unknown && !missing && is_secret(&path) {
-            "has a value of the wrong form (not shown: it may be a secret)".clone_into(&mut problem);
-        }
-        Self { path, problem, unknown, missing, present }
+            format!("is unknown{}", expected.replace(", expected", ": expected"))
+        } else if let Some((name, _)) = missing {
+            extend(&mut path, name);
+            "is missing".to_owned()
+        } else if is_secret(&path) {
+            "has a value of the wrong form (not shown: it may be a secret)".to_owned()
+        } else {
+            message.clone()
+        };
+        let present = get(root, &path).is_some();
+        Self { path, problem, unknown: unknown.is_some(), present }
     }
+}
+
+/// The name between back ticks after `prefix`, and the rest of the message.
+fn field<'a>(message: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
+    message.strip_prefix(prefix)?.split_once('`')
 }
 
 fn extend(path: &mut Vec<String>, name: &str) {
@@ -251,8 +247,19 @@ fn innermost(error: &LayerError) -> String {
     match error {
         LayerError::Type { unexpected, expected, .. } => format!("is {unexpected}: expected {expected}"),
         LayerError::At { error, .. } => innermost(error),
-        LayerError::NotFound(name) => format!("missing field `{}`", name.rsplit('.').next().unwrap_or(name)),
-        other => other.to_string(),
+        LayerError::NotFound(name) => format!("missing field `{}`", name.rsplit(['.', ']']).next().unwrap_or(name)),
+        other => plain(other.to_string()),
+    }
+}
+
+/// Texts about enums name Rust types; an operator knows only the setting.
+fn plain(text: String) -> String {
+    if text.starts_with("value of enum ") {
+        return "has a value of the wrong form: expected one of its names".to_owned();
+    }
+    match text.split_once(" does not have variant constructor ") {
+        Some((_, value)) => format!("has the unknown value \"{value}\""),
+        None => text,
     }
 }
 
@@ -260,31 +267,11 @@ fn is_secret(path: &[String]) -> bool {
     path.last().is_some_and(|last| !last.ends_with("_file") && SECRET_NAMES.iter().any(|name| last.contains(name)))
 }
 
-fn lookup<'a>(root: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
-    let (first, rest) = path.split_first()?;
-    let value = root.get(first)?;
-    match (&value.kind, rest.is_empty()) {
-        (_, true) => Some(value),
-        (ValueKind::Table(inner), false) => lookup(inner, rest),
-        _ => None,
-    }
-}
+/// What may stand in for a setting that is missing or wrong, so that the rest can be read: nothing at all first (the
+/// setting may have a default), then one value of each kind.
+const STAND_INS: usize = 8;
 
-/// Takes out the setting at `path`; inside a list, the whole list.
-fn remove(root: &mut Map<String, Value>, path: &[String]) -> bool {
-    let Some((first, rest)) = path.split_first() else { return false };
-    match root.get_mut(first).map(|value| &mut value.kind) {
-        None => false,
-        Some(ValueKind::Table(inner)) if !rest.is_empty() => remove(inner, rest),
-        Some(_) => root.remove(first).is_some(),
-    }
-}
-
-/// What may stand in for a required setting that is missing or wrong, so that the rest can be read: nothing at all first
-/// (the setting may have a default), then one value of each kind.
-const PLACEHOLDERS: usize = 8;
-
-fn placeholder(index: usize) -> Option<Value> {
+fn stand_in(index: usize) -> Option<Value> {
     let kind = match index {
         0 => return None,
         1 => ValueKind::Table(Map::new()),
@@ -298,33 +285,60 @@ fn placeholder(index: usize) -> Option<Value> {
     Some(Value::new(None, kind))
 }
 
-/// Which settings are being stood in for, and by which attempt.
+/// Which settings are being stood in for, and by which stand-in.
 #[derive(Default)]
-struct Placeholders(Vec<(Vec<String>, usize)>);
+struct Repair(Vec<(Vec<String>, usize)>);
 
-impl Placeholders {
-    fn begin(&mut self, failure: &Failure, root: &mut Map<String, Value>) -> bool {
-        let first = usize::from(failure.missing);
-        self.0.push((failure.path.clone(), first));
-        insert(root, &failure.path, placeholder(first))
+impl Repair {
+    /// Whether a complaint is about a stand-in, or about something inside one, and so none of the operator's mistakes.
+    fn is_consequence(&self, failure: &Failure) -> bool {
+        self.0.iter().any(|(path, _)| failure.path.starts_with(path))
     }
 
-    /// When the complaint is about a stand-in, tries the next one; about anything below it too.
-    fn again(&mut self, failure: &Failure, root: &mut Map<String, Value>) -> bool {
-        let Some((path, index)) = self.0.iter_mut().find(|(path, _)| failure.path.starts_with(path)) else { return false };
-        *index += 1;
-        if *index < PLACEHOLDERS {
-            return insert(root, path, placeholder(*index));
+    /// Changes the settings so that this complaint ends; false when nothing can.
+    fn repair(&mut self, failure: &Failure, root: &mut Map<String, Value>) -> bool {
+        if failure.unknown {
+            return set(root, &failure.path, None);
         }
-        // Nothing fits: the table around it is stood in for instead, or the reading ends here.
-        remove(root, path);
-        path.pop();
-        *index = 0;
-        !path.is_empty() && remove(root, path)
+        let mut path = failure.path.clone();
+        while !path.is_empty() {
+            let index = self.next(&path, failure.present);
+            if index < STAND_INS {
+                return set(root, &path, stand_in(index)) || self.repair(failure, root);
+            }
+            // Nothing fits here: the table or list around it is stood in for instead.
+            self.0.retain(|(known, _)| !known.starts_with(&path));
+            path.pop();
+        }
+        false
+    }
+
+    fn next(&mut self, path: &[String], present: bool) -> usize {
+        if let Some((_, index)) = self.0.iter_mut().find(|(known, _)| known == path) {
+            *index += 1;
+            return *index;
+        }
+        let first = usize::from(!present);
+        self.0.push((path.to_vec(), first));
+        first
     }
 }
 
-fn insert(root: &mut Map<String, Value>, path: &[String], value: Option<Value>) -> bool {
+fn get<'a>(root: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    let mut value = root.get(first)?;
+    for part in rest {
+        value = match &value.kind {
+            ValueKind::Table(table) => table.get(part)?,
+            ValueKind::Array(list) => list.get(part.parse::<usize>().ok()?)?,
+            _ => return None,
+        };
+    }
+    Some(value)
+}
+
+/// Sets the value at `path`, or removes it. False when there is no such place; an element of a list is not removed.
+fn set(root: &mut Map<String, Value>, path: &[String], value: Option<Value>) -> bool {
     let Some((first, rest)) = path.split_first() else { return false };
     if rest.is_empty() {
         match value {
@@ -333,9 +347,22 @@ fn insert(root: &mut Map<String, Value>, path: &[String], value: Option<Value>) 
         };
         return true;
     }
-    let entry = root.entry(first.clone()).or_insert_with(|| Value::new(None, ValueKind::Table(Map::new())));
-    match &mut entry.kind {
-        ValueKind::Table(inner) => insert(inner, rest, value),
+    root.get_mut(first).is_some_and(|inner| set_inside(inner, rest, value))
+}
+
+fn set_inside(container: &mut Value, path: &[String], value: Option<Value>) -> bool {
+    match &mut container.kind {
+        ValueKind::Table(table) => set(table, path, value),
+        ValueKind::Array(list) => {
+            let Some((first, rest)) = path.split_first() else { return false };
+            let Some(element) = first.parse::<usize>().ok().and_then(|index| list.get_mut(index)) else { return false };
+            match (rest.is_empty(), value) {
+                (true, Some(value)) => *element = value,
+                (true, None) => return false,
+                (false, value) => return set_inside(element, rest, value),
+            }
+            true
+        }
         _ => false,
     }
 }
