@@ -5,6 +5,7 @@
 
 mod failure;
 pub mod nats;
+pub mod otlp;
 pub mod process;
 pub mod tools;
 
