@@ -137,10 +137,17 @@ impl BucketHandle {
             Err(BucketError::Conflict { .. }) => {}
             other => return other,
         }
-        // A deleted or expired record leaves a marker, over which a creation is an update of the marker.
+        let vacancy = self.vacancy(key).await?;
+        self.write(key, value, vacancy, lifetime).await
+    }
+
+    /// The revision that a creation replaces: 0, or that of the marker a deleted or expired record left behind.
+    /// [`BucketError::Conflict`] if there is a record.
+    pub async fn vacancy(&self, key: &str) -> Result<u64, BucketError> {
         match self.last(key).await? {
-            Some(marker) if marker.deleted => self.write(key, value, marker.entry.revision, lifetime).await,
-            _ => Err(self.conflict(key)),
+            None => Ok(0),
+            Some(marker) if marker.deleted => Ok(marker.entry.revision),
+            Some(_) => Err(self.conflict(key)),
         }
     }
 
