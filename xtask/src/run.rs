@@ -41,3 +41,17 @@ pub(crate) fn build_programs() -> Result<(), StartFailure> {
         "read the compiler's message above; a missing OpenSSL header means: install libssl-dev and pkg-config",
     )
 }
+
+/// Where this program was built, and so where everything else is.
+pub(crate) fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Two workers at least: telemetry is flushed from a blocking task.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, StartFailure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| StartFailure::new(format!("no async runtime: {error}"), "report this"))
+}

@@ -26,8 +26,8 @@ pub struct ServiceSpec {
     pub name: &'static str,
     /// The name of this instance: of its directory, its log and its entry in `stack.json`.
     pub instance: String,
-    /// The configuration, TOML. `runtime.addresses_file` is added.
-    pub config: String,
+    /// The configuration, a table; `runtime.addresses_file` is added to it.
+    pub config: serde_json::Value,
     /// Additional environment.
     pub environment: Vec<(String, String)>,
 }
@@ -122,7 +122,7 @@ async fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result
         StartFailure::new(format!("cannot prepare {}: {error}", directory.display()), "check the directory and the disk")
     };
     let _ = fs::remove_file(&addresses_file);
-    crate::write_private(&config_file, with_addresses_file(&spec.config, &addresses_file))?;
+    crate::write_private(&config_file, configuration(spec, &addresses_file)?)?;
     let log = fs::OpenOptions::new().create(true).append(true).open(log_file).map_err(io)?;
     let mut command = Command::new(binary(spec.name)?);
     command.arg("--config").arg(&config_file).envs(spec.environment.iter().cloned());
@@ -134,15 +134,12 @@ async fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result
     Ok((child, addresses))
 }
 
-fn with_addresses_file(config: &str, addresses_file: &Path) -> String {
-    let line = format!("addresses_file = {:?}\n", addresses_file.display().to_string());
-    match config.find("[runtime]\n") {
-        Some(at) => {
-            let (before, after) = config.split_at(at + "[runtime]\n".len());
-            format!("{before}{line}{after}")
-        }
-        None => format!("{config}\n[runtime]\n{line}"),
-    }
+/// The configuration as TOML, which is what an operator writes.
+fn configuration(spec: &ServiceSpec, addresses_file: &Path) -> Result<String, StartFailure> {
+    let mut config = spec.config.clone();
+    config["runtime"]["addresses_file"] = addresses_file.display().to_string().into();
+    toml::to_string(&config)
+        .map_err(|error| StartFailure::new(format!("the configuration of {} is no TOML: {error}", spec.instance), "report this"))
 }
 
 async fn wait_until_ready(
