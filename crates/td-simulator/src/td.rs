@@ -174,20 +174,22 @@ fn measurement(name: &str) -> [u8; 48] {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SimulatedTd {
-    platform: Platform,
-    td: TdOptions,
+    /// The machine under the TD.
+    pub platform: Platform,
+    /// The TD's state.
+    pub options: TdOptions,
 }
 
 impl fmt::Debug for SimulatedTd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimulatedTd").field("platform", &self.platform).field("format", &self.td.format).finish_non_exhaustive()
+        f.debug_struct("SimulatedTd").field("platform", &self.platform).field("format", &self.options.format).finish_non_exhaustive()
     }
 }
 
 impl SimulatedTd {
     /// A TD in the given state.
-    pub const fn new(platform: Platform, td: TdOptions) -> Self {
-        Self { platform, td }
+    pub const fn new(platform: Platform, options: TdOptions) -> Self {
+        Self { platform, options }
     }
 
     /// The machine under the TD.
@@ -197,24 +199,24 @@ impl SimulatedTd {
 
     /// The TD's state.
     pub const fn options(&self) -> &TdOptions {
-        &self.td
+        &self.options
     }
 
     /// The same machine with a TD in another state.
     #[must_use]
     pub fn with(&self, change: impl FnOnce(&mut TdOptions)) -> Self {
-        let mut td = self.td.clone();
-        change(&mut td);
-        Self { platform: self.platform.clone(), td }
+        let mut options = self.options.clone();
+        change(&mut options);
+        Self { platform: self.platform.clone(), options }
     }
 
     /// A quote over `report_data`, zero tail included. One signature.
     pub fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, SimulatorError> {
         let signer = self.platform.attestation_signer();
         let mut quote = self.header();
-        let body = self.td.body(report_data);
-        if self.td.format != QuoteFormat::V4 {
-            quote.extend(self.td.format.body_type().number().to_le_bytes());
+        let body = self.options.body(report_data);
+        if self.options.format != QuoteFormat::V4 {
+            quote.extend(self.options.format.body_type().number().to_le_bytes());
             quote.extend(length32(&body));
         }
         quote.extend(body);
@@ -222,12 +224,12 @@ impl SimulatedTd {
         let section = [signature.as_slice(), &signer.public_key(), &self.platform.certification_data()].concat();
         quote.extend(length32(&section));
         quote.extend(section);
-        quote.resize(quote.len() + self.td.tail_bytes, 0);
+        quote.resize(quote.len() + self.options.tail_bytes, 0);
         Ok(quote)
     }
 
     fn header(&self) -> Vec<u8> {
-        let version: u16 = if self.td.format == QuoteFormat::V4 { 4 } else { 5 };
+        let version: u16 = if self.options.format == QuoteFormat::V4 { 4 } else { 5 };
         [
             version.to_le_bytes().as_slice(),
             &ATTESTATION_KEY_TYPE_ECDSA_P256.to_le_bytes(),

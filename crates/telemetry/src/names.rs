@@ -184,6 +184,8 @@ metrics! {
     ATTESTATION_DURATION: Histogram = "keyferry.attestation.duration", "s", "From the request for a nonce to the token", [APPRAISAL_RESULT], SECONDS;
     /// One step of an attestation.
     ATTESTATION_STEP_DURATION: Histogram = "keyferry.attestation.step.duration", "s", "One step of an attestation", [STEP], SECONDS;
+    /// Answers on the bus that did not prove to be the verifier's for our evidence.
+    RESULTS_IGNORED: Counter = "keyferry.attestation.results.ignored", "{result}", "Answers that did not prove to be the verifier's for our evidence", [REASON];
     /// Decisions about a key release.
     RELEASE_DECISIONS: Counter = "keyferry.key_release.decisions", "{decision}", "Decisions about a key release", [DECISION, REASON, MODE];
     /// From the request to the answer of a key release.

@@ -1,2 +1,7 @@
-//! Collects TDX evidence and obtains attestation tokens for the workload in the same TD.
-fn main() {}
+//! The `attester` service; see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyferry_lifecycle::run("attester", attester::serve)
+}

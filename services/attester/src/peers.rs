@@ -1,0 +1,66 @@
+//! Who is at the other end of the Unix socket. The socket's mode keeps others out; the kernel's word about the caller is
+//! the second lock, for a socket whose mode somebody widened.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt};
+
+/// The user ids that may call.
+#[derive(Clone, Debug)]
+pub(crate) struct Callers {
+    allowed: Arc<BTreeSet<u32>>,
+}
+
+impl Callers {
+    /// Our own user, and those configured.
+    pub(crate) fn new(configured: &[u32]) -> Self {
+        let own = rustix::process::getuid().as_raw();
+        Self { allowed: Arc::new(configured.iter().copied().chain([own]).collect()) }
+    }
+
+    /// Connections of allowed users; all others are closed unanswered.
+    pub(crate) fn incoming(self, listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+        UnixListenerStream::new(listener).filter(move |accepted| match accepted {
+            Ok(stream) => self.admit(stream),
+            Err(_) => true,
+        })
+    }
+
+    fn admit(&self, stream: &UnixStream) -> bool {
+        let uid = stream.peer_cred().map(|credentials| credentials.uid());
+        match uid {
+            Ok(uid) if self.allowed.contains(&uid) => true,
+            Ok(uid) => {
+                tracing::warn!(uid, "refused a caller of another user");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%error, "refused a caller whose user is unknown");
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_allowed_users_get_through() {
+        let directory = tempfile::tempdir().unwrap();
+        for (allowed, gets_through) in [(vec![rustix::process::getuid().as_raw()], true), (vec![4_000_000_000], false)] {
+            let path = directory.path().join(format!("{gets_through}"));
+            let listener = UnixListener::bind(&path).unwrap();
+            let callers = Callers { allowed: Arc::new(allowed.into_iter().collect()) };
+            let _client = UnixStream::connect(&path).await.unwrap();
+            let mut incoming = Box::pin(callers.incoming(listener));
+            let next = tokio::time::timeout(std::time::Duration::from_millis(200), incoming.next()).await;
+            assert_eq!(next.is_ok(), gets_through);
+        }
+    }
+}

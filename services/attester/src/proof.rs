@@ -1,0 +1,78 @@
+//! Whether a token is for our own evidence. The bus that brought it is nobody's witness; the token must prove itself.
+
+use keyferry_attestation_token::{AuthenticToken, KeySet, TokenDenial, authenticate};
+use keyferry_contract::Reason;
+use keyferry_contract::attestation::v1::VerifierNonce;
+use keyferry_identifiers::{AttestationId, TdId};
+
+/// What our own evidence was.
+pub(crate) struct Expected {
+    pub(crate) attestation_id: AttestationId,
+    pub(crate) td_id: TdId,
+    pub(crate) nonce: VerifierNonce,
+    pub(crate) user_data: Vec<u8>,
+    pub(crate) report_data: [u8; 64],
+}
+
+/// A token of the pinned verifier for exactly our evidence. Made by [`Expected::prove`] only.
+#[derive(Debug)]
+pub(crate) struct OwnToken {
+    pub(crate) jwt: String,
+    pub(crate) token: AuthenticToken,
+}
+
+/// Why a token is not ours.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Foreign {
+    #[error(transparent)]
+    Denied(#[from] TokenDenial),
+    #[error("the token's {0} is not that of our evidence")]
+    Other(&'static str),
+}
+
+impl Foreign {
+    /// The label of a reason, bounded, for metrics.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Denied(TokenDenial::SignatureInvalid) => Reason::TokenSignatureInvalid,
+            Self::Denied(TokenDenial::KeyUnknown { .. }) => Reason::TokenKeyUnknown,
+            Self::Denied(TokenDenial::IssuerUnknown { .. }) => Reason::TokenIssuerUnknown,
+            Self::Denied(TokenDenial::Expired { .. }) => Reason::TokenExpired,
+            Self::Denied(TokenDenial::NotYetValid { .. }) => Reason::TokenNotYetValid,
+            Self::Denied(TokenDenial::AlgorithmNotAllowed { .. }) => Reason::TokenAlgorithmNotAllowed,
+            Self::Denied(_) => Reason::TokenMalformed,
+            Self::Other(_) => Reason::TokenForeign,
+        }
+    }
+}
+
+impl Expected {
+    /// Signature under the pinned root, then everything that ties the token to this evidence. The report data is the
+    /// strongest tie: it hashes nonce and user data, and it was inside our quote.
+    pub(crate) fn prove(&self, jwt: &str, keys: &KeySet, now: u64) -> Result<OwnToken, Foreign> {
+        let token = authenticate(jwt, std::slice::from_ref(keys), now)?;
+        let report_data = token.claims().report_data.as_deref();
+        check(report_data.is_some_and(|text| text.eq_ignore_ascii_case(&hex::encode(self.report_data))), "report data")?;
+        check(self.holds(&token), "held data")?;
+        check(token.nonce().is_none_or(|nonce| self.is_nonce(nonce)), "nonce")?;
+        check(token.td_id().is_none_or(|td_id| *td_id == self.td_id), "TD")?;
+        check(token.attestation_id().is_none_or(|id| *id == self.attestation_id), "attestation")?;
+        Ok(OwnToken { jwt: jwt.to_owned(), token })
+    }
+
+    /// User data that is a JSON object travels as another claim; then the report data alone vouches for it.
+    fn holds(&self, token: &AuthenticToken) -> bool {
+        match token.held_data() {
+            Some(held) => held == self.user_data,
+            None => self.user_data.is_empty() || serde_json::from_slice::<serde_json::Map<_, _>>(&self.user_data).is_ok(),
+        }
+    }
+
+    fn is_nonce(&self, nonce: &keyferry_attestation_token::Nonce) -> bool {
+        (&nonce.val, &nonce.iat, &nonce.signature) == (&self.nonce.val, &self.nonce.iat, &self.nonce.signature)
+    }
+}
+
+fn check(holds: bool, what: &'static str) -> Result<(), Foreign> {
+    if holds { Ok(()) } else { Err(Foreign::Other(what)) }
+}
