@@ -7,6 +7,7 @@ use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig, WithTon
 use opentelemetry_sdk::{
     Resource,
     metrics::{PeriodicReader, SdkMeterProvider},
+    propagation::TraceContextPropagator,
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, Tracer},
 };
 use serde::Deserialize;
@@ -108,6 +109,8 @@ pub fn init(service: &'static str, config: &Config) -> Result<Telemetry, Telemet
     metrics::install(metrics.meter(SCOPE), registry);
 
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(log::Json { service }).with_filter(filter);
+    // Our own carriers do not need it; libraries of others that ask for the global one get ours and not a no-op.
+    opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     // A trace exists even where nobody collects it: logs carry its ids, and peers that do collect see one trace.
     let provider = traces.clone().unwrap_or_else(|| provider_builder(resource).build());
     let _first_wins = tracing_subscriber::registry().with(trace_layer(provider.tracer(SCOPE))).with(lines).try_init();
