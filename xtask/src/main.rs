@@ -14,6 +14,7 @@ mod tidy;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use keyferry_testkit::StartFailure;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Keyferry's own commands")]
@@ -40,19 +41,19 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Demo(arguments) => demo::run(arguments),
-        Command::Stack(arguments) => stack::run(arguments),
-        Command::Test(arguments) => test::run(&arguments),
+        // Its closing line is the last one, whatever the result: nothing is printed after it.
+        Command::Test(arguments) => return test::run(&arguments).unwrap_or_else(|failure| complain(&failure)),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Stack(arguments) => stack::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Tidy => tidy::run(),
         Command::Ci => ci::run(),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("xtask: error: {failure}");
-            eprintln!("xtask: hint: {}", failure.hint());
-            ExitCode::FAILURE
-        }
-    }
+    result.map_or_else(|failure| complain(&failure), |()| ExitCode::SUCCESS)
+}
+
+fn complain(failure: &StartFailure) -> ExitCode {
+    eprintln!("xtask: error: {failure}");
+    eprintln!("xtask: hint: {}", failure.hint());
+    ExitCode::FAILURE
 }
