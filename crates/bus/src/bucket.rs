@@ -180,13 +180,17 @@ impl BucketHandle {
         self.publish(key, message).await
     }
 
-    /// One write is retried under one random id: a first copy that landed comes back as a duplicate, not as a conflict.
+    /// One write is repeated under one random id until it is acknowledged. The server checks the revision before it looks
+    /// for repetitions, so a repetition whose first copy landed is answered as a conflict: then the id tells whose it is.
     async fn publish(&self, key: &str, message: PublishMessage) -> Result<u64, BucketError> {
         let subject = self.subject(key)?;
-        let message = message.message_id(uuid::Uuid::new_v4().simple().to_string());
-        match self.bus.publish_raw(subject, message, Attempt::WITHIN_DEFAULT).await {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        match self.bus.publish_raw(subject, message.message_id(&id), Attempt::WITHIN_DEFAULT).await {
             Ok(stored) => Ok(stored.sequence),
-            Err(PublishError::Conflict) => Err(self.conflict(key)),
+            Err(PublishError::Conflict) => match self.last(key).await? {
+                Some(last) if last.message_id.as_deref() == Some(&id) => Ok(last.entry.revision),
+                _ => Err(self.conflict(key)),
+            },
             Err(source) => Err(BucketError::Publish { bucket: self.bucket.name(), source }),
         }
     }
@@ -271,6 +275,7 @@ struct InfoState {
 struct Last {
     entry: Entry,
     deleted: bool,
+    message_id: Option<String>,
 }
 
 impl Last {
@@ -282,7 +287,8 @@ impl Last {
             None => None,
         };
         let deleted = headers.get(OPERATION).is_some() || headers.get("Nats-Marker-Reason").is_some();
-        Some(Self { entry: Entry { value: value.into(), revision: message.seq, replaced }, deleted })
+        let message_id = headers.get(header::NATS_MESSAGE_ID).map(ToString::to_string);
+        Some(Self { entry: Entry { value: value.into(), revision: message.seq, replaced }, deleted, message_id })
     }
 }
 

@@ -220,6 +220,7 @@ async fn connect_until(config: &BusConfig, options: impl Fn() -> ConnectOptions)
                 return Err(ConnectError::Refused { url, credentials: config.credentials_file.display().to_string() });
             }
             ConnectErrorKind::Tls => return Err(ConnectError::Tls { url, detail }),
+            ConnectErrorKind::Io if is_handshake_failure(&error) => return Err(ConnectError::Tls { url, detail }),
             _ if started.elapsed() >= limit => {
                 return Err(ConnectError::Unreachable { url, seconds: config.connect_seconds, detail });
             }
@@ -228,6 +229,12 @@ async fn connect_until(config: &BusConfig, options: impl Fn() -> ConnectOptions)
         attempts += 1;
         tracing::debug!(attempts, "the bus is not there yet");
     }
+}
+
+/// A certificate that is not trusted arrives as an I/O error with rustls's verdict inside; waiting does not mend it.
+fn is_handshake_failure(error: &async_nats::ConnectError) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref).is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 /// What the connection tells about itself.
