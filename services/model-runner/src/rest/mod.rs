@@ -1,0 +1,44 @@
+//! The inference listener: HTTPS, with the sample's `/taa/v1` beside the Open Inference Protocol's `/v2`. Both are adapters
+//! over [`Runner`](crate::Runner); neither knows the other.
+
+mod inference;
+mod reply;
+mod sample;
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use axum::{Router, extract::DefaultBodyLimit};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use hyper_util::rt::TokioTimer;
+use keyferry_telemetry::{Trust, http_server_layer};
+use rustls::ServerConfig;
+
+use crate::Runner;
+
+/// Ample for thousands of rows; an unbounded body is somebody else's memory.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// As the sample: headers that take longer come from nobody who wants an answer.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Every route of the listener.
+pub fn router(runner: Arc<Runner>) -> Router {
+    sample::routes()
+        .merge(inference::routes())
+        .fallback(reply::not_found)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        // Anybody may call: a caller's trace is linked to, never adopted.
+        .layer(http_server_layer(Trust::Link))
+        .with_state(runner)
+}
+
+/// Serves `router` on `listener` over TLS 1.3 until `handle` ends it.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    handle: Handle<std::net::SocketAddr>,
+) -> std::io::Result<()> {
+    let mut server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls))?.handle(handle);
+    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    server.serve(router.into_make_service()).await
+}
