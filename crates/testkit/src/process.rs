@@ -16,6 +16,8 @@ use crate::{StartFailure, private_directory};
 
 /// How long a service may take from start to ready. Generous: a cold laptop generates RSA keys meanwhile.
 const READY_SECONDS_MAX: u64 = 90;
+/// Where a service reports its addresses, below its directory.
+const ADDRESSES: &str = "addresses.json";
 /// How long a service may drain before it is killed.
 const DRAIN_SECONDS_MAX: u64 = 15;
 
@@ -66,11 +68,24 @@ pub fn binary(name: &str) -> Result<PathBuf, StartFailure> {
 impl Service {
     /// Starts it and waits until it is ready.
     pub async fn start(spec: ServiceSpec, directory: &Path) -> Result<Self, StartFailure> {
+        let mut service = Self::begin(spec, directory)?;
+        service.until_ready().await?;
+        Ok(service)
+    }
+
+    /// Starts it and does not wait: [`Self::until_ready`] does.
+    pub fn begin(spec: ServiceSpec, directory: &Path) -> Result<Self, StartFailure> {
         let directory = directory.join(&spec.instance);
         private_directory(&directory)?;
         let log_file = directory.join("log.jsonl");
-        let (child, addresses) = launch(&spec, &directory, &log_file).await?;
-        Ok(Self { name: spec.name, instance: spec.instance.clone(), log_file, addresses, child, directory, spec })
+        let child = launch(&spec, &directory, &log_file)?;
+        Ok(Self { name: spec.name, instance: spec.instance.clone(), log_file, addresses: BTreeMap::new(), child, directory, spec })
+    }
+
+    /// Waits until it reports its addresses, which it does when it is ready.
+    pub async fn until_ready(&mut self) -> Result<(), StartFailure> {
+        self.addresses = wait_until_ready(&mut self.child, &self.spec, &self.directory.join(ADDRESSES), &self.log_file).await?;
+        Ok(())
     }
 
     /// The address of a TCP listener; an error names those there are.
@@ -105,8 +120,8 @@ impl Service {
 
     /// Starts it again with the same configuration, after `stop` or `kill`.
     pub async fn restart(&mut self) -> Result<(), StartFailure> {
-        (self.child, self.addresses) = launch(&self.spec, &self.directory, &self.log_file).await?;
-        Ok(())
+        self.child = launch(&self.spec, &self.directory, &self.log_file)?;
+        self.until_ready().await
     }
 
     /// What it wrote so far.
@@ -115,8 +130,8 @@ impl Service {
     }
 }
 
-async fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result<(Child, BTreeMap<String, String>), StartFailure> {
-    let addresses_file = directory.join("addresses.json");
+fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result<Child, StartFailure> {
+    let addresses_file = directory.join(ADDRESSES);
     let config_file = directory.join("config.toml");
     let io = |error: std::io::Error| {
         StartFailure::new(format!("cannot prepare {}: {error}", directory.display()), "check the directory and the disk")
@@ -129,9 +144,7 @@ async fn launch(spec: &ServiceSpec, directory: &Path, log_file: &Path) -> Result
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(io)?).stderr(log).kill_on_drop(true);
     // Its own process group: a Ctrl-C in the terminal reaches the one who started it, who ends things in order.
     command.process_group(0);
-    let mut child = command.spawn().map_err(io)?;
-    let addresses = wait_until_ready(&mut child, spec, &addresses_file, log_file).await?;
-    Ok((child, addresses))
+    command.spawn().map_err(io)
 }
 
 /// The configuration as TOML, which is what an operator writes.

@@ -6,7 +6,10 @@ use keyferry_td_simulator::TdOptions;
 use keyferry_tls::ServerCertificate;
 use serde_json::{Value, json};
 
-use super::{ModelKind, Simulation, StackDescription, TdDescription, start::Site};
+use super::{
+    ModelKind, Simulation, StackDescription, TdDescription,
+    start::{ADMINISTRATOR, Site},
+};
 use crate::pykmip::Pykmip;
 
 /// The issuer name of the stack's verifier; it has dots, because Intel's clients refuse single-label hosts.
@@ -64,8 +67,23 @@ pub(super) fn token_broker(site: &Site<'_>, credentials: &Path, simulation: &Sim
     service(site, credentials, own)
 }
 
-pub(super) fn key_release(site: &Site<'_>, credentials: &Path, _certificate: &ServerCertificate, _kms: &Value, _ita_url: &str) -> Value {
-    service(site, credentials, json!({}))
+pub(super) fn key_release(site: &Site<'_>, credentials: &Path, certificate: &ServerCertificate, kms: &Value, ita_url: &str) -> Value {
+    let own = json!({
+        "listen": ANY_PORT,
+        "tls": { "certificate_file": certificate.certificate_file, "key_file": certificate.key_file },
+        "store_key_file": site.directory.join("store-key"),
+        "issuers": [{
+            "issuer": ISSUER,
+            "root_file": verifier_root(site),
+            "jwks_url": format!("{ita_url}/certs"),
+            "jwks_ca_file": site.ca_file,
+            "algorithms": ["PS384"],
+        }],
+        "verifier": { "api_url": ita_url, "ca_file": site.ca_file, "api_key_file": site.directory.join("ita-api-key") },
+        "kms": kms,
+        "admin": { "username": ADMINISTRATOR, "password_file": site.directory.join("admin-password") },
+    });
+    service(site, credentials, own)
 }
 
 pub(super) fn attester(site: &Site<'_>, credentials: &Path, platform: &Path, socket: &Path) -> Value {

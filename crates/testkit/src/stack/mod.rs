@@ -42,7 +42,8 @@ pub struct Stack {
 impl Stack {
     /// Starts everything, in order; every step is timed. What was started ends if a later step fails.
     pub async fn start(options: StackOptions, steps: &mut Steps) -> Result<Self, StartFailure> {
-        start::start(options, steps).await
+        // Boxed: the state of so many steps is too large for a caller's stack.
+        Box::pin(start::start(options, steps)).await
     }
 
     /// A service by instance name.
@@ -55,8 +56,20 @@ impl Stack {
 
     /// Starts the model-runner of TD number `td` and waits until its model is served.
     pub async fn load_model(&mut self, td: usize) -> Result<(), StartFailure> {
-        let runner = start::model_runner(self, td).await?;
+        self.begin_model(td)?;
+        self.until_loaded(td).await
+    }
+
+    /// Starts the model-runner of TD number `td` and does not wait: [`Self::until_loaded`] does.
+    pub fn begin_model(&mut self, td: usize) -> Result<(), StartFailure> {
+        let runner = start::model_runner(self, td)?;
         self.services.insert(runner.instance.clone(), runner);
+        Ok(())
+    }
+
+    /// Waits until the model of TD number `td` is served.
+    pub async fn until_loaded(&mut self, td: usize) -> Result<(), StartFailure> {
+        self.service(&format!("model-runner-{td}"))?.until_ready().await?;
         self.describe_services();
         Ok(())
     }

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The key broker's administrator in a stack.
-const ADMINISTRATOR: &str = "admin";
+pub(super) const ADMINISTRATOR: &str = "admin";
 /// Certificates of a stack live this long.
 const CERTIFICATE_DAYS: u32 = 30;
 /// Names the listeners are reached by; the dotted one is for clients that refuse single-label hosts.
@@ -184,7 +184,6 @@ async fn key_release(
 ) -> Result<Service, StartFailure> {
     let certificate = certificate(authority, site.directory, "key-release")?;
     write_private(&site.directory.join("admin-password"), random_text()?)?;
-    write_private(&site.directory.join("store-key"), random_text()?)?;
     let config = configuration::key_release(site, &nats.credentials_file(Role::KeyRelease), &certificate, &kms.settings, ita_url);
     launch(site, options, "key-release", "key-release".to_owned(), config).await
 }
@@ -209,14 +208,15 @@ async fn attester(stack: &mut Stack, td: usize) -> Result<(), StartFailure> {
     Ok(())
 }
 
-/// Starts the model-runner of a TD beside its attester.
-pub(super) async fn model_runner(stack: &Stack, td: usize) -> Result<Service, StartFailure> {
+/// Starts the model-runner of a TD beside its attester, without waiting for its model.
+pub(super) fn model_runner(stack: &Stack, td: usize) -> Result<Service, StartFailure> {
     let missing = || StartFailure::new(format!("the stack has no TD {td}"), "ask for more TDs");
     let description = stack.description.tds.get(td).ok_or_else(missing)?;
     let site = site(stack);
     let certificate = certificate(&stack.authority, &stack.directory.join(&description.label), "model-runner")?;
     let config = configuration::model_runner(&site, description, &certificate, &stack.description, stack.options.model);
-    launch(&site, &stack.options, "model-runner", format!("model-runner-{td}"), config).await
+    let spec = spec(&site, &stack.options, "model-runner", format!("model-runner-{td}"), config);
+    Service::begin(spec, &stack.directory)
 }
 
 fn site(stack: &Stack) -> Site<'_> {
@@ -236,13 +236,17 @@ async fn launch(
     instance: String,
     config: serde_json::Value,
 ) -> Result<Service, StartFailure> {
+    Service::start(spec(site, options, name, instance, config), site.directory).await
+}
+
+fn spec(site: &Site<'_>, options: &StackOptions, name: &'static str, instance: String, config: serde_json::Value) -> ServiceSpec {
     let mut environment = options.environment.clone();
     if let Some(url) = site.otlp_url {
         // Spans of a short job should not wait for a batch to fill.
         environment
             .extend([("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), url.to_owned()), ("OTEL_BSP_SCHEDULE_DELAY".to_owned(), "200".to_owned())]);
     }
-    Service::start(ServiceSpec { name, instance, config, environment }, site.directory).await
+    ServiceSpec { name, instance, config, environment }
 }
 
 /// A policy for the simulated TD, a key under it, and the model sealed with that key.
