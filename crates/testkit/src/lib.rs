@@ -7,6 +7,8 @@ mod failure;
 pub mod nats;
 pub mod otlp;
 pub mod process;
+pub mod pykmip;
+pub mod stack;
 pub mod tools;
 
 pub use failure::{StartFailure, private_directory, write_private};

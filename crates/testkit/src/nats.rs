@@ -140,6 +140,13 @@ impl NatsServer {
         None
     }
 
+    /// Lets it read its configuration again, as `nats-server --signal reload` does. It says in its log when it has.
+    pub fn reload(&self) {
+        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::HUP);
+        }
+    }
+
     /// Starts it again after [`Self::kill`] or [`Self::stop`]: same store, same port, configuration read anew.
     pub async fn restart(&mut self) -> Result<(), StartFailure> {
         let port = self.ports.nats.first().and_then(|url| url.rsplit(':').next()).unwrap_or("-1").to_owned();

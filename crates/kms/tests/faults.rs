@@ -1,0 +1,241 @@
+//! What happens when the server, the network or the answer is not as it should be.
+
+mod support;
+
+use std::{io, sync::Arc, time::Duration};
+
+use keyferry_kms::{FetchedKey, KeyRef, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Stage};
+use support::{
+    scripted::{Reaction, Scripted},
+    ttlv::{Key, answered, message, refused, text},
+};
+
+const GET_ATTRIBUTES: u32 = 0x0B;
+const CREATE: u32 = 0x01;
+const LOCATE: u32 = 0x08;
+const ACTIVATE: u32 = 0x12;
+
+fn spec() -> KeySpec {
+    KeySpec::aes(256).unwrap().named("faults").unwrap()
+}
+
+fn seven() -> KeyRef {
+    KeyRef::parse("7").unwrap()
+}
+
+async fn fetch(config: &KmipConfig) -> Result<FetchedKey, KmsError> {
+    KmipKms::new(config).unwrap().fetch(&seven(), &spec()).await
+}
+
+/// Fetches from a server that always answers `bytes`.
+async fn fetch_answered(bytes: Vec<u8>) -> Result<(), KmsError> {
+    let server = Scripted::start(move |_, _| Reaction::Answer(bytes.clone())).await;
+    fetch(&server.config()).await.map(drop)
+}
+
+async fn fetch_key(change: impl FnOnce(&mut Key)) -> Result<(), KmsError> {
+    let mut key = Key::default();
+    change(&mut key);
+    fetch_answered(key.fetched()).await
+}
+
+#[tokio::test]
+async fn a_good_answer_is_a_key() {
+    let server = Scripted::start(|_, _| Reaction::Answer(Key::default().fetched())).await;
+    let FetchedKey::Material(material) = fetch(&server.config()).await.unwrap();
+    assert_eq!(material.expose(), [0xA5; 32]);
+}
+
+#[tokio::test]
+async fn another_object_than_asked_for_is_a_mismatch() {
+    let mismatch = |field| Err(KmsError::KeyMismatch { field });
+    assert_eq!(fetch_key(|key| key.id = "8").await, mismatch("unique identifier"));
+    assert_eq!(fetch_key(|key| key.attributes_id = "8").await, mismatch("unique identifier"));
+    assert_eq!(fetch_key(|key| key.object_type = 4).await, mismatch("object type"));
+    assert_eq!(fetch_key(|key| key.material.truncate(16)).await, mismatch("length"));
+}
+
+#[tokio::test]
+async fn states_and_usage_are_ours_to_check() {
+    assert_eq!(fetch_key(|key| key.state = 1).await, Err(KmsError::KeyPreActive));
+    assert_eq!(fetch_key(|key| key.state = 3).await, Err(KmsError::KeyDeactivated));
+    assert_eq!(fetch_key(|key| key.state = 4).await, Err(KmsError::KeyCompromised));
+    assert_eq!(fetch_key(|key| key.state = 6).await, Err(KmsError::KeyDestroyed));
+    assert_eq!(fetch_key(|key| key.usage = 0x04).await, Err(KmsError::KeyUsage { missing: "Decrypt" }));
+}
+
+#[tokio::test]
+async fn keys_of_intels_broker_are_released_only_with_the_switch() {
+    let answer = Key { state: 1, ..Key::default() }.fetched();
+    let server = Scripted::start(move |_, _| Reaction::Answer(answer.clone())).await;
+    let mut config = server.config();
+    assert_eq!(fetch(&config).await.map(drop), Err(KmsError::KeyPreActive));
+    config.release.accept_pre_active = true;
+    assert!(fetch(&config).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_plain_bytes_is_not_releasable() {
+    assert_eq!(fetch_key(|key| key.wrapped = true).await, Err(KmsError::KeyNotReleasable));
+    assert_eq!(fetch_key(|key| key.format = 4).await, Err(KmsError::KeyNotReleasable));
+    assert_eq!(fetch_answered(refused(0x10)).await, Err(KmsError::KeyNotReleasable));
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_reason_and_no_text_of_the_peer() {
+    let cases = [
+        (0x01, "key_not_found", false),
+        (0x03, "kms_auth", false),
+        (0x04, "kms_protocol", false),
+        (0x0C, "kms_denied", false),
+        (0x100, "kms_internal", true),
+        (0x7777, "kms_protocol", false),
+    ];
+    for (reason, label, retryable) in cases {
+        let error = fetch_answered(refused(reason)).await.unwrap_err();
+        assert_eq!((error.label(), error.retryable()), (label, retryable));
+        assert!(!format!("{error} {error:?}").contains("PEER"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn malformed_answers_are_protocol_errors_and_end_the_connection() {
+    let good = Key::default().fetched();
+    let oversized = [&[0x42, 0x00, 0x7B, 0x01, 0x7F, 0xFF, 0xFF, 0xFF][..], &good].concat();
+    let one_item = message(&[answered(GET_ATTRIBUTES, Some(0), &Key::default().attributes())]);
+    let wrong_operation = message(&[answered(0x18, Some(0), &[]), answered(0x18, Some(1), &[])]);
+    let wrong_index = message(&[answered(GET_ATTRIBUTES, Some(1), &Key::default().attributes()), answered(0x0A, Some(0), &[])]);
+    for bytes in [oversized, one_item, wrong_operation, wrong_index] {
+        let good = good.clone();
+        let server = Scripted::start(move |number, _| Reaction::Answer(if number == 0 { bytes.clone() } else { good.clone() })).await;
+        let kms = KmipKms::new(&server.config()).unwrap();
+        let error = kms.fetch(&seven(), &spec()).await.unwrap_err();
+        assert_eq!(error.label(), "kms_protocol");
+        assert_eq!(server.requests(), 1, "a protocol error is not repeated");
+        kms.fetch(&seven(), &spec()).await.unwrap();
+        assert_eq!(server.connections(), 2, "the connection was not used again");
+    }
+}
+
+#[tokio::test]
+async fn a_cut_answer_is_repeated_once_on_a_new_connection() {
+    let good = Key::default().fetched();
+    let cut = good[..good.len() - 1].to_vec();
+    let always = cut.clone();
+    let server = Scripted::start(move |_, _| Reaction::AnswerAndClose(always.clone())).await;
+    assert_eq!(fetch(&server.config()).await.map(drop), Err(KmsError::Unreachable(io::ErrorKind::UnexpectedEof)));
+    assert_eq!((server.requests(), server.connections()), (2, 2));
+
+    let once = move |number, _: &[u32]| if number == 0 { Reaction::AnswerAndClose(cut.clone()) } else { Reaction::Answer(good.clone()) };
+    let server = Scripted::start(once).await;
+    assert!(fetch(&server.config()).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_answer_to_the_last_request_is_never_taken_for_this_one() {
+    let (eight, seven_) = (Key { id: "8", attributes_id: "8", ..Key::default() }.fetched(), Key::default().fetched());
+    // The first request is answered twice: the surplus waits in the connection for whoever uses it next.
+    let surplus = [seven_, eight].concat();
+    let server = Scripted::start(move |_, _| Reaction::Answer(surplus.clone())).await;
+    let kms = KmipKms::new(&server.config()).unwrap();
+    kms.fetch(&seven(), &spec()).await.unwrap();
+    assert_eq!(kms.fetch(&seven(), &spec()).await.map(drop), Err(KmsError::KeyMismatch { field: "unique identifier" }));
+}
+
+#[tokio::test]
+async fn a_silent_server_is_a_timeout_of_the_request() {
+    let server = Scripted::start(|_, _| Reaction::Silence).await;
+    let mut config = server.config();
+    config.timeouts.request = Duration::from_millis(100);
+    assert_eq!(fetch(&config).await.map(drop), Err(KmsError::Timeout(Stage::Request)));
+    config.timeouts.request = Duration::from_secs(60);
+    config.timeouts.total = Duration::from_millis(200);
+    assert_eq!(fetch(&config).await.map(drop), Err(KmsError::Timeout(Stage::Total)));
+}
+
+#[tokio::test]
+async fn a_server_that_never_shakes_hands_is_a_timeout_of_the_handshake() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let certificates = Scripted::start(|_, _| Reaction::Silence).await;
+    let mut config = certificates.config();
+    config.address = listener.local_addr().unwrap().to_string();
+    config.timeouts.handshake = Duration::from_millis(100);
+    assert_eq!(fetch(&config).await.map(drop), Err(KmsError::Timeout(Stage::Handshake)));
+}
+
+#[tokio::test]
+async fn a_cancelled_fetch_leaves_no_half_read_connection() {
+    let good = Key::default().fetched();
+    let server = Scripted::start(move |number, _| if number == 0 { Reaction::Silence } else { Reaction::Answer(good.clone()) }).await;
+    let kms = KmipKms::new(&server.config()).unwrap();
+    {
+        let (key, spec) = (seven(), spec());
+        let abandoned = kms.fetch(&key, &spec);
+        tokio::select! {
+            _ = abandoned => panic!("the server is silent"),
+            () = until(|| server.requests() == 1) => {}
+        }
+    }
+    kms.fetch(&seven(), &spec()).await.unwrap();
+    assert_eq!(server.connections(), 2);
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn many_fetches_of_one_key_are_one_request() {
+    let good = Key::default().fetched();
+    let server = Scripted::start(move |_, _| Reaction::Answer(good.clone())).await;
+    let kms = Arc::new(KmipKms::new(&server.config()).unwrap());
+    let (key, spec) = (seven(), spec());
+    for result in futures::future::join_all((0..500).map(|_| kms.fetch(&key, &spec))).await {
+        result.unwrap();
+    }
+    assert_eq!(server.requests(), 1);
+    kms.fetch(&key, &spec).await.unwrap();
+    assert_eq!(server.requests(), 2, "a later fetch asks again: nothing is cached");
+}
+
+#[tokio::test]
+async fn a_dead_server_is_left_alone_after_five_failures() {
+    let certificates = Scripted::start(|_, _| Reaction::Silence).await;
+    let mut config = certificates.config();
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    config.address = closed.to_string();
+    let kms = KmipKms::new(&config).unwrap();
+    for _ in 0..5 {
+        assert_eq!(kms.health().await, Err(KmsError::Unreachable(io::ErrorKind::ConnectionRefused)));
+    }
+    assert_eq!(kms.health().await, Err(KmsError::CircuitOpen));
+    assert_eq!(KmsError::CircuitOpen.label(), "kms_unreachable");
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_create_is_found_by_name_and_never_repeated() {
+    let server = Scripted::start(|_, operations| match operations {
+        [CREATE] => Reaction::AnswerAndClose(Vec::new()),
+        [LOCATE] => Reaction::Answer(message(&[answered(LOCATE, None, &[text(0x42_0094, "7")])])),
+        [GET_ATTRIBUTES] => Reaction::Answer(message(&[answered(GET_ATTRIBUTES, None, &Key { state: 1, ..Key::default() }.attributes())])),
+        [ACTIVATE] => Reaction::Answer(message(&[answered(ACTIVATE, None, &[text(0x42_0094, "7")])])),
+        _ => Reaction::Silence,
+    })
+    .await;
+    let kms = KmipKms::new(&server.config()).unwrap();
+    assert_eq!(kms.create(&spec()).await, Ok(seven()));
+    assert_eq!(server.asked(CREATE), 1);
+}
+
+#[tokio::test]
+async fn two_objects_with_the_name_of_a_lost_one_are_refused() {
+    let server = Scripted::start(|_, operations| match operations {
+        [LOCATE] => Reaction::Answer(message(&[answered(LOCATE, None, &[text(0x42_0094, "7"), text(0x42_0094, "8")])])),
+        _ => Reaction::AnswerAndClose(Vec::new()),
+    })
+    .await;
+    let error = KmipKms::new(&server.config()).unwrap().create(&spec()).await.unwrap_err();
+    assert_eq!(error.label(), "key_mismatch");
+}

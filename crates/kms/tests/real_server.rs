@@ -1,0 +1,102 @@
+//! Faults against a real KMIP server: killed, rebuilt, asked by a stranger, reached with the wrong TLS.
+
+mod support;
+
+use keyferry_testkit::pykmip::{Profile, Pykmip};
+use keyferry_kms::{FetchedKey, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Revocation, TlsLibrary, fingerprint, fingerprint_matches};
+use support::{
+    scripted::{Reaction, Scripted},
+    start,
+};
+
+fn connect(config: &KmipConfig) -> KmipKms {
+    KmipKms::new(config).unwrap()
+}
+
+fn owner(server: &Pykmip) -> KmipKms {
+    connect(&server.config(server.owner()))
+}
+
+fn spec(name: &str) -> KeySpec {
+    KeySpec::aes(256).unwrap().named(name).unwrap()
+}
+
+#[tokio::test]
+async fn a_killed_server_is_unreachable_and_a_restarted_one_is_found_again() {
+    let mut server = start(Profile::Ecdsa).await;
+    let kms = owner(&server);
+    let key = kms.create(&spec("killed")).await.unwrap();
+    let FetchedKey::Material(before) = kms.fetch(&key, &spec("killed")).await.unwrap();
+    server.kill().await;
+    let error = kms.fetch(&key, &spec("killed")).await.unwrap_err();
+    assert_eq!((error.label(), error.retryable()), ("kms_unreachable", true));
+    server.restart().await.unwrap();
+    let FetchedKey::Material(after) = kms.fetch(&key, &spec("killed")).await.unwrap();
+    assert_eq!(before.expose(), after.expose());
+}
+
+#[tokio::test]
+async fn a_rebuilt_database_gives_another_key_under_the_same_reference_and_the_fingerprint_tells() {
+    let mut server = start(Profile::Ecdsa).await;
+    let store_key = [9; 32];
+    let recorded = owner(&server).create(&spec("before")).await.unwrap();
+    let FetchedKey::Material(material) = owner(&server).fetch(&recorded, &spec("before")).await.unwrap();
+    let stored = fingerprint(&store_key, &material);
+    assert!(fingerprint_matches(&store_key, &material, &stored));
+
+    server.rebuild().await.unwrap();
+    assert_eq!(owner(&server).fetch(&recorded, &spec("before")).await.map(drop), Err(KmsError::KeyNotFound));
+    assert_eq!(owner(&server).create(&spec("after")).await.unwrap(), recorded, "identifiers begin at 1 again");
+    let FetchedKey::Material(other) = owner(&server).fetch(&recorded, &spec("before")).await.unwrap();
+    assert!(!fingerprint_matches(&store_key, &other, &stored));
+}
+
+#[tokio::test]
+async fn a_stranger_gets_changes_and_learns_nothing() {
+    let server = start(Profile::Ecdsa).await;
+    let key = owner(&server).create(&spec("mine")).await.unwrap();
+    let stranger = connect(&server.config(server.stranger()));
+    let refused = |error: KmsError| assert!(matches!(error, KmsError::Denied | KmsError::KeyNotFound), "{error:?}");
+    refused(stranger.fetch(&key, &spec("mine")).await.unwrap_err());
+    refused(stranger.inspect(&key).await.unwrap_err());
+    refused(stranger.revoke(&key, Revocation::Compromised).await.unwrap_err());
+    refused(stranger.destroy(&key).await.unwrap_err());
+    owner(&server).fetch(&key, &spec("mine")).await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_of_another_authority_end_the_handshake() {
+    let server = start(Profile::Ecdsa).await;
+    let foreign = Scripted::start(|_, _| Reaction::Silence).await.config();
+    for library in [TlsLibrary::Rustls, TlsLibrary::OpenSsl] {
+        let mut config = server.config(server.owner());
+        config.tls = library;
+        connect(&config).health().await.unwrap();
+        let ours = KmipConfig { ca_file: foreign.ca_file.clone(), ..config.clone() };
+        assert_eq!(connect(&ours).health().await.unwrap_err().label(), "kms_tls", "{library:?}: the server is not known to us");
+        let theirs = KmipConfig { certificate_file: foreign.certificate_file.clone(), key_file: foreign.key_file.clone(), ..config };
+        assert_eq!(connect(&theirs).health().await.unwrap_err().label(), "kms_tls", "{library:?}: we are not known to the server");
+    }
+}
+
+#[tokio::test]
+async fn a_server_for_another_host_is_not_trusted() {
+    let server = start(Profile::Intel).await;
+    let mut config = server.config(server.owner());
+    config.address = format!("localhost:{}", server.address().port());
+    assert_eq!(connect(&config).health().await.unwrap_err().label(), "kms_tls");
+    let server = start(Profile::Ecdsa).await;
+    let mut config = server.config(server.owner());
+    config.address = format!("localhost:{}", server.address().port());
+    assert_eq!(connect(&config).health().await.unwrap_err().label(), "kms_tls");
+}
+
+#[tokio::test]
+async fn rustls_says_that_intels_configuration_needs_openssl() {
+    let server = start(Profile::Intel).await;
+    let mut config = server.config(server.owner());
+    config.tls = TlsLibrary::Rustls;
+    let error = connect(&config).health().await.unwrap_err();
+    assert_eq!((error.label(), error.retryable()), ("kms_tls", false));
+    assert!(error.to_string().contains("openssl"), "{error}");
+}
