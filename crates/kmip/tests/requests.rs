@@ -1,4 +1,5 @@
 //! Our 1.4 requests are, byte for byte, those of an independent implementation; our 2.0 requests are spelled out.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking; the exemption covers helpers only inside #[test]")]
 
 use keyferry_kmip::{
     Algorithm, Credential, EncodeError, FRAME_BYTES_MAX, NewKey, ObjectId, ObjectName, Request, RevocationReason, UsageMask, Version,
