@@ -1,2 +1,6 @@
 //! Releases keys from a KMS to attested TDs, wrapped so that only they can open them.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyferry_lifecycle::run::<key_release::Config, _, _>("key-release", key_release::serve)
+}

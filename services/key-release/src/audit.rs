@@ -1,0 +1,124 @@
+//! Audit records of this service. What anybody can cause is bounded per second: a flood of bad tokens must not fill the
+//! stream and so stop every release.
+
+use keyferry_bus::{AuditLog, Bus};
+use keyferry_contract::{
+    Reason,
+    release::v1::{AuditDecision, AuditRecord, ClaimResult},
+};
+use keyferry_key_transfer_policy::Comparison;
+use keyferry_lifecycle::clock;
+use keyferry_telemetry::names::{self, AUDIT_FAILURES};
+use prost_types::Timestamp;
+use tracing::Instrument;
+
+use crate::{Denial, administrators::Admin, budget::Budget, case::Case};
+
+/// Refusals of callers nobody vouches for, recorded per second; more are counted as a metric and not recorded.
+const ANONYMOUS_PER_SECOND: u32 = 20;
+/// Characters of `wanted` and `got` kept; a measurement has 96.
+const CLAIM_CHARACTERS_MAX: usize = 1024;
+
+/// The audit log and the bound on anonymous refusals.
+pub(crate) struct Audit {
+    log: AuditLog,
+    anonymous: Budget,
+}
+
+/// Proof that the record of an allowed decision is stored.
+pub(crate) struct Acknowledged(());
+
+impl Audit {
+    pub(crate) fn new(bus: &Bus) -> Self {
+        Self { log: AuditLog::new(bus.clone()), anonymous: Budget::new(ANONYMOUS_PER_SECOND) }
+    }
+
+    /// A key is about to leave for a TD.
+    pub(crate) async fn released(&self, case: &Case) -> Result<Acknowledged, Denial> {
+        self.store(AuditRecord { decision: AuditDecision::Released.into(), ..draft(case) }).await
+    }
+
+    /// A release was refused. Stored as well as possible: the refusal stands either way.
+    pub(crate) async fn denied(&self, case: &Case, denial: &Denial) {
+        // With an authenticated token somebody is known; without, anybody can cause this.
+        if case.token_id.is_empty() && !self.anonymous.take() {
+            tracing::debug!(reason = denial.reason().label(), "more anonymous refusals than are recorded");
+            return;
+        }
+        let record = AuditRecord {
+            decision: AuditDecision::Denied.into(),
+            reason: denial.reason().into(),
+            detail: denial.to_string(),
+            ..draft(case)
+        };
+        if self.store(record).await.is_err() {
+            tracing::warn!(reason = denial.reason().label(), "a refusal could not be recorded");
+        }
+    }
+
+    /// An administrator is about to do something.
+    pub(crate) async fn administered(&self, admin: &Admin, record: AuditRecord) -> Result<Acknowledged, Denial> {
+        self.store(AuditRecord { actor: admin.name().to_owned(), at: Some(now()), ..record }).await
+    }
+
+    /// Somebody without a valid credential called an administrator's method.
+    pub(crate) async fn intruded(&self) {
+        if !self.anonymous.take() {
+            return;
+        }
+        let record = AuditRecord {
+            at: Some(now()),
+            decision: AuditDecision::Denied.into(),
+            reason: Reason::Unauthenticated.into(),
+            detail: "administrator's credential absent or wrong".to_owned(),
+            ..AuditRecord::default()
+        };
+        let _counted = self.store(record).await;
+    }
+
+    async fn store(&self, record: AuditRecord) -> Result<Acknowledged, Denial> {
+        let span = keyferry_telemetry::spans::step(names::RECORD_AUDIT);
+        match self.log.record(record).instrument(span).await {
+            Ok(_) => Ok(Acknowledged(())),
+            Err(error) => {
+                AUDIT_FAILURES.add(1, &[(names::STREAM, "AUDIT")]);
+                tracing::error!(%error, "an audit record was not stored");
+                Err(Denial::Audit(error))
+            }
+        }
+    }
+}
+
+fn draft(case: &Case) -> AuditRecord {
+    AuditRecord {
+        record_id: case.release_id.to_string(),
+        at: Some(now()),
+        td_id: case.td_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        token_id: case.token_id.clone(),
+        attestation_id: case.attestation_id.clone(),
+        key_id: case.key_id.to_string(),
+        policy_id: case.policy_id.clone(),
+        policy_version: case.policy_version,
+        trust_anchor: case.trust_anchor.clone(),
+        claims: case.comparisons.iter().map(claim_result).collect(),
+        mode: case.mode.label().to_owned(),
+        ..AuditRecord::default()
+    }
+}
+
+/// For the audit and for administrators.
+pub(crate) fn claim_result(comparison: &Comparison) -> ClaimResult {
+    let cut = |text: &str| text.chars().take(CLAIM_CHARACTERS_MAX).collect();
+    ClaimResult {
+        claim: comparison.claim.to_owned(),
+        wanted: cut(&comparison.wanted),
+        got: cut(&comparison.got),
+        matched: comparison.matched,
+    }
+}
+
+/// The clock's time as the contract writes it.
+pub(crate) fn now() -> Timestamp {
+    let now = clock::timestamp();
+    Timestamp { seconds: now.as_second(), nanos: now.subsec_nanosecond() }
+}

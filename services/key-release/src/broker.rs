@@ -1,0 +1,112 @@
+//! gRPC `KeyBroker`: bounds first, then the decision; nothing is decided here.
+
+use std::sync::Arc;
+
+use keyferry_attestation_token::Nonce;
+use keyferry_contract::{
+    EVENT_LOG_BYTES_MAX, QUOTE_BYTES_MAX, Reason, TOKEN_BYTES_MAX, USER_DATA_BYTES_MAX,
+    attestation::v1::{Evidence as EvidenceMessage, VerifierNonce},
+    release::v1::{
+        ExplainPolicyRequest, ExplainPolicyResponse, GetNonceRequest, GetNonceResponse, TransferKeyRequest, TransferKeyResponse,
+        key_broker_server::KeyBroker, transfer_key_request,
+    },
+};
+use keyferry_identifiers::KeyId;
+use keyferry_trust_authority::Evidence;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    Denial,
+    administration::authenticated,
+    administrators::Administrators,
+    audit::claim_result,
+    release::{Credential, Release},
+};
+
+/// The bounds of a nonce's members, as the contract states them.
+const NONCE_VAL_BYTES_MAX: usize = 256;
+const NONCE_IAT_BYTES_MAX: usize = 64;
+const NONCE_SIGNATURE_BYTES_MAX: usize = 1024;
+
+pub(crate) struct Broker {
+    pub(crate) release: Release,
+    pub(crate) administrators: Arc<Administrators>,
+}
+
+#[tonic::async_trait]
+impl KeyBroker for Broker {
+    async fn get_nonce(&self, _request: Request<GetNonceRequest>) -> Result<Response<GetNonceResponse>, Status> {
+        let nonce = self.release.nonce().await.map_err(|denial| denial.status())?;
+        let nonce = VerifierNonce { val: nonce.val, iat: nonce.iat, signature: nonce.signature };
+        Ok(Response::new(GetNonceResponse { nonce: Some(nonce) }))
+    }
+
+    async fn transfer_key(&self, request: Request<TransferKeyRequest>) -> Result<Response<TransferKeyResponse>, Status> {
+        let request = request.into_inner();
+        let released = async {
+            let credential = credential(request.credential)?;
+            self.release.transfer(key_id(&request.key_id)?, credential).await
+        };
+        let released = released.await.map_err(|denial| denial.status())?;
+        let (wrapped_key, wrapped_swk) = released.key.into_parts();
+        Ok(Response::new(TransferKeyResponse { wrapped_key, wrapped_swk, release_id: released.release_id.to_string() }))
+    }
+
+    async fn explain_policy(&self, request: Request<ExplainPolicyRequest>) -> Result<Response<ExplainPolicyResponse>, Status> {
+        let admin = authenticated(&self.administrators, &self.release, &request).await?;
+        let request = request.into_inner();
+        let explanation = async {
+            let token = bounded("token", request.token, TOKEN_BYTES_MAX)?;
+            self.release.explain(&admin, key_id(&request.key_id)?, &token).await
+        };
+        let explanation = explanation.await.map_err(|denial| denial.status())?;
+        Ok(Response::new(ExplainPolicyResponse {
+            permitted: explanation.reason.is_none(),
+            reason: explanation.reason.unwrap_or(Reason::Unspecified).into(),
+            claims: explanation.comparisons.iter().map(claim_result).collect(),
+            policy_id: explanation.policy_id.to_string(),
+            policy_version: explanation.version,
+        }))
+    }
+}
+
+pub(crate) fn key_id(text: &str) -> Result<KeyId, Denial> {
+    KeyId::parse(text).map_err(|error| Denial::malformed("key_id", error))
+}
+
+fn credential(credential: Option<transfer_key_request::Credential>) -> Result<Credential, Denial> {
+    match credential {
+        Some(transfer_key_request::Credential::Token(token)) => bounded("token", token, TOKEN_BYTES_MAX).map(Credential::Token),
+        Some(transfer_key_request::Credential::Evidence(message)) => {
+            evidence(message).map(|evidence| Credential::Evidence(Box::new(evidence)))
+        }
+        None => Err(Denial::malformed("credential", "is missing: send a token or evidence")),
+    }
+}
+
+fn evidence(message: EvidenceMessage) -> Result<Evidence, Denial> {
+    let nonce = message.nonce.ok_or(Denial::NonceMissing)?;
+    let nonce = Nonce {
+        val: required("nonce.val", nonce.val, NONCE_VAL_BYTES_MAX)?,
+        iat: required("nonce.iat", nonce.iat, NONCE_IAT_BYTES_MAX)?,
+        signature: required("nonce.signature", nonce.signature, NONCE_SIGNATURE_BYTES_MAX)?,
+    };
+    Ok(Evidence {
+        quote: required("quote", message.quote, QUOTE_BYTES_MAX)?,
+        user_data: bounded("user_data", message.user_data, USER_DATA_BYTES_MAX)?,
+        event_log: bounded("event_log", message.event_log, EVENT_LOG_BYTES_MAX)?,
+        nonce: Some(nonce),
+        policy_ids: Vec::new(),
+        policy_must_match: false,
+    })
+}
+
+fn required(field: &'static str, value: Vec<u8>, max: usize) -> Result<Vec<u8>, Denial> {
+    if value.is_empty() { Err(Denial::malformed(field, "is missing")) } else { bounded(field, value, max) }
+}
+
+/// Refuses before anything is parsed.
+pub(crate) fn bounded<T: AsRef<[u8]>>(field: &'static str, value: T, max: usize) -> Result<T, Denial> {
+    let bytes = value.as_ref().len();
+    if bytes > max { Err(Denial::TooLarge { field, bytes, max }) } else { Ok(value) }
+}

@@ -1,0 +1,181 @@
+//! Settings. Every default is a named constant with its reason; every secret has a `_file` twin.
+
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use keyferry_attestation_token::{AbsentAnchor, Algorithm, TOKEN_AGE_SECONDS_MAX};
+use keyferry_bus::BusConfig;
+use keyferry_kms::KmsConfig;
+use keyferry_lifecycle::{Mistake, Runtime, Secret, ServiceConfig};
+use keyferry_telemetry::Trust;
+use keyferry_tls::ServerCertificate;
+use serde::Deserialize;
+
+/// The settings of key-release.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Health, telemetry, addresses file, drain. Since 0.1.
+    #[serde(default)]
+    pub runtime: Runtime,
+    /// The one TLS 1.3 listener. Default 127.0.0.1:9443. Since 0.1.
+    #[serde(default = "listen_default")]
+    pub listen: SocketAddr,
+    /// Its certificate. Since 0.1.
+    pub tls: ServerCertificate,
+    /// The bus that carries records, audit and events. Since 0.1.
+    pub bus: BusConfig,
+    /// 64 hex digits, mode 0600: seals the records. Made if it is not there; replicas need the same file. Since 0.1.
+    pub store_key_file: PathBuf,
+    /// Whose tokens count. At least one. Since 0.1.
+    pub issuers: Vec<IssuerConfig>,
+    /// Appraises evidence for background-check mode. Absent: passport mode only. Since 0.1.
+    #[serde(default)]
+    pub verifier: Option<VerifierConfig>,
+    /// Where the keys are. Since 0.1.
+    pub kms: KmsConfig,
+    /// Who may administer. Absent: nobody. Since 0.1.
+    #[serde(default)]
+    pub admin: AdminConfig,
+    /// What a caller's trace context is worth. Since 0.1.
+    #[serde(default)]
+    pub trace_context: TraceContext,
+}
+
+/// An issuer of attestation tokens whose word counts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerConfig {
+    /// Must equal the token's `iss`, byte for byte. Since 0.1.
+    pub issuer: String,
+    /// PEM with exactly one certificate: the pinned root of the token-signing chain. Since 0.1.
+    pub root_file: PathBuf,
+    /// `https://` address of the key set. Since 0.1.
+    pub jwks_url: String,
+    /// PEM: whom the TLS certificate of that address must chain to. Since 0.1.
+    pub jwks_ca_file: PathBuf,
+    /// `PS384`, `ES384`, `ES256`: those this issuer may use. Since 0.1.
+    pub algorithms: Vec<Algorithm>,
+    /// What a token means that names no trust anchor: `unknown`, or `intel` for Intel's own service. Since 0.1.
+    #[serde(default = "absent_anchor_default")]
+    pub absent_anchor: AbsentAnchor,
+    /// A token issued longer ago is stale whatever it says. Default 3600. Since 0.1.
+    #[serde(default = "token_age_default")]
+    pub token_age_seconds_max: u64,
+}
+
+/// The appraisal API used in background-check mode.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifierConfig {
+    /// `https://host[:port]`. Since 0.1.
+    pub api_url: String,
+    /// PEM: whom its TLS certificate must chain to. Since 0.1.
+    pub ca_file: PathBuf,
+    /// The API key. Since 0.1.
+    pub api_key_file: PathBuf,
+}
+
+/// The bootstrap administrator.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Also `ADMIN_USERNAME`. Since 0.1.
+    pub username: Option<String>,
+    /// Also `ADMIN_PASSWORD`. Prefer the file. Since 0.1.
+    pub password: Option<Secret>,
+    /// Also `ADMIN_PASSWORD_FILE`. Since 0.1.
+    pub password_file: Option<PathBuf>,
+}
+
+impl AdminConfig {
+    /// Fills what is not set from `ADMIN_USERNAME`, `ADMIN_PASSWORD` and `ADMIN_PASSWORD_FILE`, as `variable` knows them.
+    #[must_use]
+    pub fn or_from(&self, variable: impl Fn(&str) -> Option<String>) -> Self {
+        let has_password = self.password.is_some() || self.password_file.is_some();
+        let inherited = |name| if has_password { None } else { variable(name) };
+        Self {
+            username: self.username.clone().or_else(|| variable("ADMIN_USERNAME")),
+            password: self.password.clone().or_else(|| inherited("ADMIN_PASSWORD").map(Secret::new)),
+            password_file: self.password_file.clone().or_else(|| inherited("ADMIN_PASSWORD_FILE").map(PathBuf::from)),
+        }
+    }
+
+    /// Name and password; `None` when neither is set.
+    pub fn resolved(&self) -> Result<Option<(String, Secret)>, Mistake> {
+        let password = Secret::from_twins("admin.password", self.password.as_ref(), self.password_file.as_deref())?;
+        match (&self.username, password) {
+            (None, None) => Ok(None),
+            (Some(name), Some(password)) if !name.is_empty() && !name.contains(':') => Ok(Some((name.clone(), password))),
+            (Some(_), Some(_)) => Err(Mistake::new("admin.username", "must not be empty or hold a colon")),
+            (Some(_), None) => Err(Mistake::new("admin.password", "is missing: set admin.password_file")),
+            (None, Some(_)) => Err(Mistake::new("admin.username", "is missing: whose password is it?")),
+        }
+    }
+}
+
+/// What a caller's trace context is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceContext {
+    /// Callers are TDs of ours: their trace ids become ours; their sampling flag never counts.
+    #[default]
+    Adopt,
+    /// Callers are the public: we begin a trace of our own and link to theirs.
+    Link,
+}
+
+impl From<TraceContext> for Trust {
+    fn from(value: TraceContext) -> Self {
+        match value {
+            TraceContext::Adopt => Self::Adopt,
+            TraceContext::Link => Self::Link,
+        }
+    }
+}
+
+impl ServiceConfig for Config {
+    const HEALTH_PORT: u16 = 9466;
+
+    fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.issuers.is_empty() {
+            mistakes.push(Mistake::new("issuers", "is empty: name at least one issuer, or no token is ever accepted"));
+        }
+        let mut names = HashSet::new();
+        for (index, issuer) in self.issuers.iter().enumerate() {
+            let setting = |name: &str| format!("issuers.{index}.{name}");
+            if !names.insert(&issuer.issuer) {
+                mistakes.push(Mistake::new(setting("issuer"), "is there twice"));
+            }
+            if issuer.algorithms.is_empty() {
+                mistakes.push(Mistake::new(setting("algorithms"), "is empty: name PS384, ES384 or ES256"));
+            }
+            if !issuer.jwks_url.starts_with("https://") {
+                mistakes.push(Mistake::new(setting("jwks_url"), "must begin with https://"));
+            }
+        }
+        if let Some(verifier) = self.verifier.as_ref().filter(|verifier| !verifier.api_url.starts_with("https://")) {
+            mistakes.push(Mistake::new("verifier.api_url", format!("must begin with https:// and is {:?}", verifier.api_url)));
+        }
+        mistakes
+    }
+}
+
+/// Intel's port, on loopback: opening it to a network is a decision.
+fn listen_default() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 9443).into()
+}
+fn absent_anchor_default() -> AbsentAnchor {
+    AbsentAnchor::Unknown
+}
+fn token_age_default() -> u64 {
+    TOKEN_AGE_SECONDS_MAX
+}

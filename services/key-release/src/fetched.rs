@@ -1,0 +1,166 @@
+//! Keys out of the KMS: the only module that touches key material, and the types that keep it on its path.
+
+use std::{future::Future, sync::Arc, time::Instant};
+
+use keyferry_key_transfer_policy::Permitted;
+use keyferry_key_wrap::{ExportPublicKey, HeldPublicKey, KeyMaterial, WrappedKey, export, wrap};
+use keyferry_kms::{FetchedKey, KeyRef, KeySpec, Kms, KmsError, Revocation, fingerprint, fingerprint_matches};
+use keyferry_sealed_store::StoreKey;
+use keyferry_telemetry::{SpanAttributes, names, spans};
+use tracing::Instrument;
+use zeroize::Zeroizing;
+
+use crate::{Denial, administrators::Admin, audit::Acknowledged, records::KeyRecord};
+
+const FINGERPRINT_PURPOSE: &str = "key fingerprints, HMAC-SHA-256";
+
+/// The KMS, and the key that fingerprints are made under.
+pub(crate) struct Keys {
+    kms: Arc<dyn Kms>,
+    fingerprint_key: Zeroizing<[u8; 32]>,
+}
+
+/// A key that a policy permits one TD to have.
+pub(crate) struct Fetched {
+    permitted: Permitted,
+    material: Arc<KeyMaterial>,
+}
+
+/// The same key, opening only with that TD's private key; not yet recorded.
+pub(crate) struct Wrapped(WrappedKey);
+
+/// The same, after the audit stream acknowledged: the only thing a surface can send.
+pub(crate) struct Releasable(WrappedKey);
+
+/// A key under an administrator's public key; not yet recorded.
+pub(crate) struct Exported(Vec<u8>);
+
+impl Keys {
+    pub(crate) fn new(kms: Arc<dyn Kms>, store_key: &StoreKey) -> Self {
+        Self { kms, fingerprint_key: store_key.derive(FINGERPRINT_PURPOSE) }
+    }
+
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kms.kind()
+    }
+
+    /// The key that was permitted, if the KMS still has the bytes that were recorded.
+    pub(crate) async fn fetch(&self, permitted: Permitted, record: &KeyRecord) -> Result<Fetched, Denial> {
+        if permitted.key_id() != record.key_id {
+            return Err(Denial::Internal("a policy permitted another key"));
+        }
+        Ok(Fetched { material: self.recorded(record).await?, permitted })
+    }
+
+    /// A key for the administrator's own public key. No policy is asked.
+    pub(crate) async fn export(&self, _proof: &Admin, record: &KeyRecord, recipient: &ExportPublicKey) -> Result<Exported, Denial> {
+        let material = self.recorded(record).await?;
+        Ok(Exported(export(&material, recipient)?))
+    }
+
+    async fn recorded(&self, record: &KeyRecord) -> Result<Arc<KeyMaterial>, Denial> {
+        if record.kms_kind != self.kms.kind() {
+            return Err(Denial::OtherKms { recorded: record.kms_kind.clone(), connected: self.kms.kind() });
+        }
+        let material = self.material(&record.reference()?, &record.spec()?).await?;
+        if !fingerprint_matches(&self.fingerprint_key, &material, &record.fingerprint) {
+            return Err(Denial::FingerprintMismatch);
+        }
+        Ok(material)
+    }
+
+    async fn material(&self, key: &KeyRef, spec: &KeySpec) -> Result<Arc<KeyMaterial>, Denial> {
+        let FetchedKey::Material(material) = self.call("get", self.kms.fetch(key, spec)).await?;
+        Ok(material)
+    }
+
+    /// Makes a key; returns its reference and fingerprint.
+    pub(crate) async fn create(&self, _proof: &Admin, spec: &KeySpec) -> Result<(KeyRef, [u8; 32]), Denial> {
+        let key = self.call("create", self.kms.create(spec)).await?;
+        let material = self.material(&key, spec).await?;
+        Ok((key, fingerprint(&self.fingerprint_key, &material)))
+    }
+
+    /// Takes on a key that is in the KMS already; returns its fingerprint.
+    pub(crate) async fn adopt(&self, _proof: &Admin, key: &KeyRef, spec: &KeySpec) -> Result<[u8; 32], Denial> {
+        let material = self.material(key, spec).await?;
+        Ok(fingerprint(&self.fingerprint_key, &material))
+    }
+
+    /// Takes back a key that was just made and could not be recorded.
+    pub(crate) async fn discard(&self, key: &KeyRef) {
+        let discard = async {
+            self.kms.revoke(key, Revocation::Retired).await?;
+            self.kms.destroy(key).await
+        };
+        if let Err(error) = self.call("destroy", discard).await {
+            tracing::warn!(kms_ref = key.as_str(), %error, "a key that could not be recorded is left in the KMS");
+        }
+    }
+
+    /// Whether the KMS answers.
+    pub(crate) async fn health(&self) -> Result<(), KmsError> {
+        self.kms.health().await
+    }
+
+    async fn call<T>(&self, operation: &str, call: impl Future<Output = Result<T, KmsError>>) -> Result<T, KmsError> {
+        let backend = self.kms.kind();
+        let span = spans::kms(operation, backend);
+        let started = Instant::now();
+        let result = call.instrument(span.clone()).await;
+        let mut labels = vec![(names::KMS_BACKEND, backend), (names::KMS_OPERATION, operation)];
+        if let Err(error) = &result {
+            span.failed(error.label());
+            labels.push((names::ERROR_TYPE, error.label()));
+        }
+        names::KMS_DURATION.record(started.elapsed().as_secs_f64(), &labels);
+        result
+    }
+}
+
+impl Fetched {
+    /// Wraps for the public key in the token that was permitted, and for no other.
+    pub(crate) fn wrap(self, recipient: &Recipient) -> Result<Wrapped, Denial> {
+        if recipient.token_id != self.permitted.token().token_id() {
+            return Err(Denial::Internal("a key was fetched for another token"));
+        }
+        Ok(Wrapped(wrap(&self.material, &recipient.key)?))
+    }
+}
+
+/// The public key that a TD had quoted, and the token it came in.
+pub(crate) struct Recipient {
+    key: HeldPublicKey,
+    token_id: String,
+}
+
+impl Recipient {
+    /// Reads the held data of a permitted token, before anything is fetched for it.
+    pub(crate) fn of(permitted: &Permitted) -> Result<Self, Denial> {
+        let token = permitted.token();
+        let held_data = token.held_data().ok_or(Denial::HeldDataAbsent)?;
+        let key = HeldPublicKey::from_intel(held_data).map_err(Denial::HeldData)?;
+        Ok(Self { key, token_id: token.token_id().to_owned() })
+    }
+}
+
+impl Wrapped {
+    /// No audit, no release.
+    pub(crate) fn recorded(self, _proof: Acknowledged) -> Releasable {
+        Releasable(self.0)
+    }
+}
+
+impl Releasable {
+    /// `wrapped_key` and `wrapped_swk`.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
+        self.0.into_parts()
+    }
+}
+
+impl Exported {
+    /// No audit, no export.
+    pub(crate) fn recorded(self, _proof: Acknowledged) -> Vec<u8> {
+        self.0
+    }
+}

@@ -1,0 +1,266 @@
+//! Every refusal of this service, and the one place that knows what it looks like from outside.
+
+use std::{collections::HashMap, time::Duration};
+
+use keyferry_attestation_token::TokenDenial;
+use keyferry_bus::PublishError;
+use keyferry_contract::{DOMAIN, Decision, Reason, Retry};
+use keyferry_key_transfer_policy::{PolicyDenial, PolicyError};
+use keyferry_key_wrap::{PublicKeyError, WrapError};
+use keyferry_kms::KmsError;
+use keyferry_sealed_store::StoreError;
+use keyferry_trust_authority::TrustAuthorityError;
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Why a request was refused or failed. Its text is for the audit and for administrators; callers get [`Denial::status`].
+#[derive(Debug, thiserror::Error)]
+pub enum Denial {
+    /// A field is missing or does not decode.
+    #[error("{field} {problem}")]
+    Malformed {
+        /// Which field.
+        field: &'static str,
+        /// What it must be.
+        problem: String,
+    },
+    /// A field is over its bound.
+    #[error("{field} has {bytes} bytes, {max} are allowed")]
+    TooLarge {
+        /// Which field.
+        field: &'static str,
+        /// Bytes found.
+        bytes: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// Evidence without a nonce.
+    #[error("the evidence carries no nonce")]
+    NonceMissing,
+    /// No, or no valid, administrator's credential.
+    #[error("no valid administrator's credential")]
+    Unauthenticated,
+    /// The bounded work pool is full.
+    #[error("too many requests at the same time")]
+    Overloaded,
+    /// Too many in a short time.
+    #[error("too many requests in a short time")]
+    RateLimited,
+    /// The token is not believed.
+    #[error(transparent)]
+    Token(#[from] TokenDenial),
+    /// The token is good, and for other evidence than was presented.
+    #[error("the verifier's token does not hold the user data of the evidence")]
+    TokenForeign,
+    /// The token holds no public key.
+    #[error("the token holds no attester_held_data")]
+    HeldDataAbsent,
+    /// The public key in the token is not one we wrap for.
+    #[error("attester_held_data: {0}")]
+    HeldData(#[source] PublicKeyError),
+    /// The policy does not permit.
+    #[error(transparent)]
+    Policy(#[from] PolicyDenial),
+    /// The key has no policy, or its policy is gone.
+    #[error("the key has no key transfer policy, or its policy is gone")]
+    PolicyNotFound,
+    /// An administrator's policy document is refused, or a stored one is no longer read.
+    #[error("policy document: {0}")]
+    PolicyDocument(#[from] PolicyError),
+    /// No such key.
+    #[error("there is no such key")]
+    KeyNotFound,
+    /// The KMS returned other bytes than were registered.
+    #[error("the KMS returned other bytes than were registered under this reference")]
+    FingerprintMismatch,
+    /// The key is in another kind of KMS than this broker is connected to.
+    #[error("the key is in a KMS of kind {recorded}, this broker is connected to one of kind {connected}")]
+    OtherKms {
+        /// Where the key is.
+        recorded: String,
+        /// What we are connected to.
+        connected: &'static str,
+    },
+    /// The KMS gave no key.
+    #[error(transparent)]
+    Kms(#[from] KmsError),
+    /// The verifier gave no nonce or token.
+    #[error(transparent)]
+    Verifier(#[from] TrustAuthorityError),
+    /// Background-check mode is not configured.
+    #[error("no verifier is configured: background-check mode is off")]
+    NoVerifier,
+    /// There is no usable key set of the token's issuer.
+    #[error("the issuer's key set is not available")]
+    JwksUnavailable,
+    /// A record could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored record is not one.
+    #[error("the record {name} is not readable by this version")]
+    Record {
+        /// Which record.
+        name: String,
+    },
+    /// The audit stream did not acknowledge.
+    #[error("the audit record was not stored: {0}")]
+    Audit(#[source] PublishError),
+    /// Not wrapped.
+    #[error(transparent)]
+    Wrap(#[from] WrapError),
+    /// An administrator's public key is refused.
+    #[error("public_key_pem: {0}")]
+    ExportKey(#[source] PublicKeyError),
+    /// The decision took too long.
+    #[error("the decision was not reached in time")]
+    DeadlineExceeded,
+    /// Ours to fix.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+impl Denial {
+    pub(crate) fn malformed(field: &'static str, problem: impl std::fmt::Display) -> Self {
+        Self::Malformed { field, problem: problem.to_string() }
+    }
+
+    /// The contract's reason.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Malformed { .. } | Self::PolicyDocument(_) | Self::ExportKey(_) | Self::Wrap(WrapError::TooLong { .. }) => {
+                Reason::RequestMalformed
+            }
+            Self::TooLarge { .. } => Reason::RequestTooLarge,
+            Self::NonceMissing => Reason::NonceMissing,
+            Self::Unauthenticated => Reason::Unauthenticated,
+            Self::Overloaded => Reason::Overloaded,
+            Self::RateLimited => Reason::RateLimited,
+            Self::Token(denial) => token(denial),
+            Self::TokenForeign => Reason::TokenForeign,
+            Self::HeldDataAbsent | Self::HeldData(_) => Reason::HeldDataInvalid,
+            Self::Policy(PolicyDenial::TrustAnchor { .. }) => Reason::TrustAnchorNotAllowed,
+            Self::Policy(PolicyDenial::Mismatch { .. }) => Reason::PolicyMismatch,
+            Self::PolicyNotFound => Reason::PolicyNotFound,
+            Self::KeyNotFound => Reason::KeyNotFound,
+            Self::FingerprintMismatch => Reason::KeyMismatch,
+            Self::OtherKms { .. } => Reason::KmsUnavailable,
+            Self::Kms(error) => kms(error),
+            Self::Verifier(error) => verifier(error),
+            Self::NoVerifier => Reason::VerifierUnavailable,
+            Self::JwksUnavailable => Reason::JwksUnavailable,
+            Self::Store(_) | Self::Record { .. } => Reason::StoreUnavailable,
+            Self::Audit(_) => Reason::AuditUnavailable,
+            Self::DeadlineExceeded => Reason::DeadlineExceeded,
+            Self::Wrap(WrapError::Crypto) | Self::Internal(_) => Reason::Internal,
+        }
+    }
+
+    /// Whether this is a denial or a failure, for spans, metrics and audit.
+    pub fn decision(&self) -> Decision {
+        self.reason().decision()
+    }
+
+    /// What the caller sees: code, advice, and `google.rpc.ErrorInfo` with the reason's label. Only where the fault is in
+    /// the caller's own input does the text name it; claims, policies and errors of other systems never leave.
+    pub fn status(&self) -> Status {
+        let advice = self.reason().advice();
+        let text = match self {
+            Self::Malformed { .. }
+            | Self::TooLarge { .. }
+            | Self::PolicyDocument(_)
+            | Self::ExportKey(_)
+            | Self::HeldData(_)
+            | Self::Wrap(WrapError::TooLong { .. }) => format!("{}: {self}", advice.label),
+            _ => format!("{}: {}", advice.label, advice.text),
+        };
+        let mut details = ErrorDetails::with_error_info(advice.label, DOMAIN, HashMap::new());
+        if let Retry::AfterSeconds(seconds) = advice.retry {
+            details.set_retry_info(Some(Duration::from_secs(seconds)));
+        }
+        Status::with_error_details(advice.grpc, text, details)
+    }
+}
+
+fn token(denial: &TokenDenial) -> Reason {
+    match denial {
+        TokenDenial::TooLarge { .. } => Reason::RequestTooLarge,
+        TokenDenial::AlgorithmNotAllowed { .. } => Reason::TokenAlgorithmNotAllowed,
+        TokenDenial::IssuerUnknown { .. } => Reason::TokenIssuerUnknown,
+        TokenDenial::KeyUnknown { .. } => Reason::TokenKeyUnknown,
+        TokenDenial::SignatureInvalid => Reason::TokenSignatureInvalid,
+        TokenDenial::Expired { .. } => Reason::TokenExpired,
+        TokenDenial::NotYetValid { .. } => Reason::TokenNotYetValid,
+        TokenDenial::ClaimMissing { .. } => Reason::TokenClaimMissing,
+        TokenDenial::ClaimMalformed { claim: "attester_held_data" } => Reason::HeldDataInvalid,
+        TokenDenial::Malformed { .. } | TokenDenial::ClaimMalformed { .. } => Reason::TokenMalformed,
+    }
+}
+
+fn kms(error: &KmsError) -> Reason {
+    match error {
+        KmsError::Denied => Reason::KmsDenied,
+        KmsError::KeyNotFound | KmsError::Reference(_) => Reason::KeyNotFound,
+        KmsError::KeyDestroyed | KmsError::KeyDeactivated | KmsError::KeyCompromised | KmsError::KeyPreActive => Reason::KeyStateNotAllowed,
+        KmsError::KeyUsage { .. } => Reason::KeyUsageNotAllowed,
+        KmsError::KeyMismatch { .. } => Reason::KeyMismatch,
+        KmsError::KeyNotReleasable => Reason::KeyNotReleasable,
+        KmsError::Unreachable(_)
+        | KmsError::CircuitOpen
+        | KmsError::Timeout(_)
+        | KmsError::Tls(_)
+        | KmsError::Auth
+        | KmsError::Protocol(_)
+        | KmsError::Internal
+        | KmsError::File { .. }
+        | KmsError::Configuration { .. } => Reason::KmsUnavailable,
+    }
+}
+
+/// A token-broker names its reason; Intel's service does not, and of its statuses only some speak of the evidence.
+fn verifier(error: &TrustAuthorityError) -> Reason {
+    match error {
+        TrustAuthorityError::Status { status: 400..=499, reason: Some(label), .. } => {
+            Reason::from_label(label).unwrap_or(Reason::RequestMalformed)
+        }
+        TrustAuthorityError::Status { status: 400, .. } => Reason::RequestMalformed,
+        TrustAuthorityError::Status { status: 413, .. } | TrustAuthorityError::RequestTooLarge { .. } => Reason::RequestTooLarge,
+        TrustAuthorityError::Status { status: 429, .. } => Reason::RateLimited,
+        _ => Reason::VerifierUnavailable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn a_status_carries_the_reason_and_no_internals() {
+        let denial = Denial::Kms(KmsError::Unreachable(std::io::ErrorKind::ConnectionRefused));
+        let status = denial.status();
+        assert_eq!(status.code(), Code::Unavailable);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("kms_unavailable", "keyferry"));
+        assert!(status.get_details_retry_info().is_some());
+        assert!(!status.message().contains("refused"), "{}", status.message());
+    }
+
+    #[test]
+    fn the_callers_own_mistake_is_named() {
+        let status = Denial::malformed("key_id", "is not a UUID").status();
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "request_malformed: key_id is not a UUID"));
+        assert!(status.get_details_retry_info().is_none());
+    }
+
+    #[test]
+    fn a_brokers_label_is_passed_on_and_an_invented_one_is_not() {
+        let error = |status, reason: Option<&str>| {
+            Denial::Verifier(TrustAuthorityError::Status { host: String::new(), status, reason: reason.map(str::to_owned) }).reason()
+        };
+        assert_eq!(error(400, Some("debug_enabled")), Reason::DebugEnabled);
+        assert_eq!(error(400, Some("nonsense")), Reason::RequestMalformed);
+        assert_eq!(error(401, None), Reason::VerifierUnavailable);
+        assert_eq!(error(500, Some("debug_enabled")), Reason::VerifierUnavailable);
+    }
+}

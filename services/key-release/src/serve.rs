@@ -1,0 +1,104 @@
+//! The order of a start.
+
+use std::{sync::Arc, time::Duration};
+
+use keyferry_bus::Bus;
+use keyferry_lifecycle::{During, ReadinessCheck, Scope, StartError, clock};
+use keyferry_sealed_store::StoreKey;
+use keyferry_telemetry::propagation::inject_http;
+use keyferry_tls::{ALPN_GRPC, RootsConfig, server_config};
+use keyferry_trust_authority::{Settings, TrustAuthority, TrustAuthorityError, read_api_key};
+use tracing::Span;
+
+use crate::{
+    administrators::Administrators,
+    config::{AdminConfig, Config, VerifierConfig},
+    issuers::Issuers,
+    release::{Parts, Release},
+    surface,
+};
+
+/// How often the KMS is asked whether it is there; this also keeps a connection warm.
+const KMS_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// The same while it is not.
+const KMS_HEALTH_RETRY: Duration = Duration::from_secs(2);
+
+/// Starts the service. Bus and certificate must be there; KMS and key sets may come later: until then readiness is off
+/// and each request that needs them is refused with its reason.
+pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
+    let tls = server_config(&config.tls, ALPN_GRPC).during("reading the listener's certificate")?;
+    let store_key = StoreKey::load_or_create(&config.store_key_file).during("reading the store key")?;
+    let issuers = Arc::new(Issuers::open(&config.issuers).during("reading the issuers")?);
+    let verifier = config.verifier.as_ref().map(verifier).transpose().during("setting up the verifier")?;
+    let administrators = Arc::new(administrators(&config.admin).await?);
+    let kms = config.kms.connect().await.during("opening the key management system")?;
+    let bus = Bus::connect(&config.bus, "key-release").await.during("connecting to the bus")?;
+
+    let store_key = Arc::new(store_key);
+    let release = Release::new(Parts { bus, store_key, issuers: Arc::clone(&issuers), kms, verifier });
+    let router = surface::router(&release, &administrators, config.trace_context.into()).await.during("building the gRPC services")?;
+    let listener = scope.bind("grpc", config.listen).await?;
+
+    watch_issuers(&scope, issuers);
+    watch_kms(&scope, release.clone());
+    let stop = scope.cancellation();
+    scope.spawn("grpc", async move {
+        let served = surface::serve(listener, tls, router, stop.cancelled_owned()).await;
+        release.finish().await;
+        served
+    });
+    scope.ready().await
+}
+
+fn verifier(config: &VerifierConfig) -> Result<TrustAuthority, TrustAuthorityError> {
+    let roots = RootsConfig::CaFile(config.ca_file.clone());
+    let mut settings = Settings::new(&config.api_url, roots, read_api_key(&config.api_key_file)?);
+    // The verifier is configured by name and pinned by root: it may know our trace ids.
+    settings.decorate = Some(Arc::new(|headers| inject_http(&Span::current(), headers)));
+    TrustAuthority::new(&settings)
+}
+
+async fn administrators(config: &AdminConfig) -> Result<Administrators, StartError> {
+    let config = config.or_from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    let credential = config.resolved().map_err(|mistake| StartError::message(mistake.to_string()))?;
+    if credential.is_none() {
+        tracing::warn!("no administrator is configured: keys and policies cannot be managed through this process");
+    }
+    let hashed = tokio::task::spawn_blocking(move || Administrators::new(credential)).await;
+    hashed.during("hashing the administrator's password")?.during("hashing the administrator's password")
+}
+
+fn watch_issuers(scope: &Scope, issuers: Arc<Issuers>) {
+    let check = scope.readiness_check("jwks");
+    let report = move |complete: bool| set(&check, (!complete).then_some("the key set of an issuer is not here yet"));
+    let stop = scope.cancellation();
+    scope.spawn("jwks", async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = issuers.keep_fresh(clock::now, report) => {}
+        }
+    });
+}
+
+fn watch_kms(scope: &Scope, release: Release) {
+    let check = scope.readiness_check("kms");
+    let stop = scope.cancellation();
+    scope.spawn("kms", async move {
+        loop {
+            let health = release.kms_health().await;
+            set(&check, health.as_ref().err().map(keyferry_kms::KmsError::label));
+            let pause = if health.is_ok() { KMS_HEALTH_INTERVAL } else { KMS_HEALTH_RETRY };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    });
+}
+
+fn set(check: &ReadinessCheck, trouble: Option<&str>) {
+    match trouble {
+        None => check.up(),
+        Some(reason) => check.down(reason),
+    }
+}

@@ -1,0 +1,74 @@
+//! The one listener: gRPC over TLS 1.3 and HTTP/2, with health and reflection. tonic's own server offers no choice of
+//! protocol versions, so its routes run inside axum.
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use axum::Router;
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use keyferry_contract::{
+    DESCRIPTORS,
+    release::v1::{key_administration_server::KeyAdministrationServer, key_broker_server::KeyBrokerServer},
+};
+use keyferry_telemetry::{Trust, grpc_server_layer};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+
+use crate::{administration::Administration, administrators::Administrators, broker::Broker, release::Release};
+
+/// The largest request: evidence with every member at its bound, or a policy document.
+pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// Calls of one connection at the same time.
+const STREAMS_MAX: u32 = 128;
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// A connection that sends nothing is closed.
+const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// What a drain leaves to calls under way.
+const DRAIN: Duration = Duration::from_secs(19);
+
+/// Every gRPC service of this process.
+pub async fn router(
+    release: &Release,
+    administrators: &Arc<Administrators>,
+    trust: Trust,
+) -> Result<Router, tonic_reflection::server::Error> {
+    let broker = Broker { release: release.clone(), administrators: Arc::clone(administrators) };
+    let broker = KeyBrokerServer::new(broker).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let administration = Administration { release: release.clone(), administrators: Arc::clone(administrators) };
+    let administration = KeyAdministrationServer::new(administration).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<KeyBrokerServer<Broker>>().await;
+    reporter.set_serving::<KeyAdministrationServer<Administration>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = Routes::new(broker)
+        .add_service(administration)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(routes.prepare().into_axum_router().layer(grpc_server_layer(trust)))
+}
+
+/// Serves until `stop`, then lets calls under way finish.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let handle = Handle::new();
+    let mut server = axum_server::from_tcp_rustls(listener.into_std()?, RustlsConfig::from_config(tls))?
+        .handle(handle.clone())
+        .first_request_timeout(FIRST_REQUEST_WITHIN);
+    server.http_builder().http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_BYTES_MAX);
+    let drain = tokio::spawn(async move {
+        stop.await;
+        handle.graceful_shutdown(Some(DRAIN));
+    });
+    let result = server.serve(router.into_make_service()).await;
+    drain.abort();
+    result
+}

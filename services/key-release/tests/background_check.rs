@@ -1,0 +1,75 @@
+//! Background-check mode: this service has the evidence appraised, and believes the verifier's token no more than any.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+mod harness;
+
+use axum::http::StatusCode;
+use harness::{Stack, TD, refusal, refused, verifier::claims};
+use keyferry_attestation_token::TdxClaims;
+use keyferry_contract::{
+    Reason,
+    attestation::v1::{Evidence, VerifierNonce},
+    release::v1::{GetNonceRequest, TransferKeyRequest, TransferKeyResponse, transfer_key_request::Credential},
+};
+use keyferry_key_wrap::WrappedKey;
+use tonic::{Code, Status};
+
+fn evidence(nonce: Option<VerifierNonce>) -> Evidence {
+    Evidence { quote: vec![4; 5000], nonce, user_data: TD.held_data(), event_log: Vec::new() }
+}
+
+async fn transfer(stack: &Stack, key_id: &str, evidence: Evidence) -> Result<TransferKeyResponse, Status> {
+    let request = TransferKeyRequest { key_id: key_id.to_owned(), credential: Some(Credential::Evidence(evidence)) };
+    stack.broker().transfer_key(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_is_appraised_and_the_key_released() {
+    let stack = Stack::start().await;
+    let key_id = stack.simulator_key().await;
+    let nonce = stack.broker().get_nonce(GetNonceRequest {}).await.unwrap().into_inner().nonce;
+    assert_eq!(nonce.as_ref().unwrap().val, b"val");
+    let released = transfer(&stack, &key_id, evidence(nonce)).await.unwrap();
+    TD.unwrap_key(&WrappedKey::from_parts(released.wrapped_key, released.wrapped_swk)).unwrap();
+    assert_eq!(stack.audit().await.pop().unwrap().mode, "background_check");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_other_evidence_or_no_token_releases_nothing() {
+    let stack = Stack::start().await;
+    let key_id = stack.simulator_key().await;
+    let nonce = stack.broker().get_nonce(GetNonceRequest {}).await.unwrap().into_inner().nonce;
+
+    *stack.verifier.answer.lock().unwrap() = Ok(|_| TdxClaims { held_data: vec![1; 388], ..claims() });
+    assert_eq!(refusal(transfer(&stack, &key_id, evidence(nonce.clone())).await), refused(Code::PermissionDenied, "token_foreign"));
+
+    *stack.verifier.answer.lock().unwrap() = Err((StatusCode::BAD_REQUEST, r#"{"error":"debug_enabled: TDATTRIBUTES.DEBUG is set"}"#));
+    assert_eq!(refusal(transfer(&stack, &key_id, evidence(nonce.clone())).await).1, "debug_enabled");
+    assert_eq!(stack.audit().await.pop().unwrap().reason(), Reason::DebugEnabled);
+
+    *stack.verifier.answer.lock().unwrap() = Err((StatusCode::UNAUTHORIZED, ""));
+    assert_eq!(refusal(transfer(&stack, &key_id, evidence(nonce)).await), refused(Code::Unavailable, "verifier_unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_is_bounded_and_has_a_nonce() {
+    let stack = Stack::start().await;
+    let key_id = stack.simulator_key().await;
+    let nonce = stack.broker().get_nonce(GetNonceRequest {}).await.unwrap().into_inner().nonce;
+    assert_eq!(refusal(transfer(&stack, &key_id, evidence(None)).await).1, "nonce_missing");
+    let sized = |quote: usize, user_data: usize, event_log: usize| Evidence {
+        quote: vec![4; quote],
+        nonce: nonce.clone(),
+        user_data: vec![1; user_data],
+        event_log: vec![1; event_log],
+    };
+    for (evidence, reason) in [
+        (sized(0, 388, 0), "request_malformed"),
+        (sized(16 * 1024 + 1, 388, 0), "request_too_large"),
+        (sized(5000, 32 * 1024 + 1, 0), "request_too_large"),
+        (sized(5000, 388, 16 * 1024 + 1), "request_too_large"),
+    ] {
+        assert_eq!(refusal(transfer(&stack, &key_id, evidence).await).1, reason);
+    }
+}

@@ -1,0 +1,74 @@
+//! A real development KMS, between it and the service something that can break.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
+
+use async_trait::async_trait;
+use keyferry_key_wrap::KeyMaterial;
+use keyferry_kms::{DevKms, FetchedKey, KeyDescription, KeyRef, KeySpec, Kms, KmsError, Revocation};
+
+const SOUND: u8 = 0;
+const DOWN: u8 = 1;
+const OTHER_BYTES: u8 = 2;
+
+#[derive(Debug)]
+pub(crate) struct BrokenKms {
+    pub(crate) inner: DevKms,
+    state: AtomicU8,
+}
+
+impl BrokenKms {
+    pub(crate) fn new(inner: DevKms) -> Self {
+        Self { inner, state: AtomicU8::new(SOUND) }
+    }
+    pub(crate) fn go_down(&self) {
+        self.state.store(DOWN, Ordering::SeqCst);
+    }
+    pub(crate) fn return_other_bytes(&self) {
+        self.state.store(OTHER_BYTES, Ordering::SeqCst);
+    }
+    pub(crate) fn recover(&self) {
+        self.state.store(SOUND, Ordering::SeqCst);
+    }
+    fn reach(&self) -> Result<&DevKms, KmsError> {
+        match self.state.load(Ordering::SeqCst) {
+            DOWN => Err(KmsError::Unreachable(std::io::ErrorKind::ConnectionRefused)),
+            _ => Ok(&self.inner),
+        }
+    }
+}
+
+#[async_trait]
+impl Kms for BrokenKms {
+    fn kind(&self) -> &'static str {
+        self.inner.kind()
+    }
+    async fn create(&self, spec: &KeySpec) -> Result<KeyRef, KmsError> {
+        self.reach()?.create(spec).await
+    }
+    async fn register(&self, spec: &KeySpec, material: &KeyMaterial) -> Result<KeyRef, KmsError> {
+        self.reach()?.register(spec, material).await
+    }
+    async fn inspect(&self, key: &KeyRef) -> Result<KeyDescription, KmsError> {
+        self.reach()?.inspect(key).await
+    }
+    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<FetchedKey, KmsError> {
+        let fetched = self.reach()?.fetch(key, spec).await?;
+        if self.state.load(Ordering::SeqCst) == OTHER_BYTES {
+            let other = KeyMaterial::random(spec.length_bytes()).map_err(|_| KmsError::Internal)?;
+            return Ok(FetchedKey::Material(Arc::new(other)));
+        }
+        Ok(fetched)
+    }
+    async fn revoke(&self, key: &KeyRef, why: Revocation) -> Result<(), KmsError> {
+        self.reach()?.revoke(key, why).await
+    }
+    async fn destroy(&self, key: &KeyRef) -> Result<(), KmsError> {
+        self.reach()?.destroy(key).await
+    }
+    async fn health(&self) -> Result<(), KmsError> {
+        self.reach()?.health().await
+    }
+}
