@@ -193,3 +193,18 @@ async fn a_bus_that_restarts_in_the_middle_loses_nothing() {
     world.broker.publish_within(&world.td_id, &genuine, LONG).await.unwrap();
     assert_eq!(asked.await.unwrap().unwrap(), genuine.token);
 }
+
+/// The attester sleeps through everything: the bus dies and returns, and the answer is sent while nobody listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_sent_while_disconnected_is_read_back() {
+    let mut world = World::start().await;
+    let asked = world.ask(KEY, LONG);
+    let event = world.next_evidence().await;
+    world.signal_attester(rustix::process::Signal::STOP);
+    world.nats.kill().await;
+    world.nats.restart().await.unwrap();
+    let genuine = world.verifier.token(&event, Shape::V2Nested, |_| {});
+    world.broker.publish_within(&world.td_id, &genuine, LONG).await.unwrap();
+    world.signal_attester(rustix::process::Signal::CONT);
+    assert_eq!(asked.await.unwrap().unwrap(), genuine.token);
+}

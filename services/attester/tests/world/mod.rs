@@ -195,6 +195,12 @@ impl World {
         self.broker.publish(&self.td_id, rejected).await.unwrap();
     }
 
+    /// Sends a signal to the attester's process.
+    pub(crate) fn signal_attester(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.attester.pid().unwrap()).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
     /// The attester's metrics page.
     pub(crate) async fn metrics(&self) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
