@@ -42,4 +42,4 @@ pub use evaluation::EvaluationMemory;
 pub use tcb::{TcbStatus, UnknownTcbStatus};
 pub use trust_anchor::{TrustAnchor, TrustAnchorError};
 pub use verified::{CollateralDigests, PckIdentity, VerifiedQuote};
-pub use verifier::Verifier;
+pub use verifier::{Verifier, claimed_fmspc};

@@ -98,6 +98,11 @@ fn check_pck_chain(quote: &Quote, collateral: &Collateral) -> Result<(), DcapDen
     }
 }
 
+/// The platform family a quote claims: which collateral to verify it with. Not authenticated, so good for nothing else.
+pub fn claimed_fmspc(quote: &Quote) -> Option<[u8; 6]> {
+    dcap_qvl::intel::parse_pck_extension(quote.certification().leaf()).ok().map(|extension| extension.fmspc)
+}
+
 /// The engine compares FMSPC only.
 fn check_platform(claims: &QuoteClaims, collateral: &Collateral) -> Result<(), DcapDenial> {
     diagnosis::check_platform_family(&claims.platform.pck.fmspc, &claims.platform.pck.pce_id, collateral)?;

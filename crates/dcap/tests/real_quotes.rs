@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of a test: a broken fixture has to fail it
 
-use keyferry_dcap::{Collateral, CollateralPart, DcapDenial, TcbStatus, TrustAnchor, VerifiedQuote, Verifier};
+use keyferry_dcap::{Collateral, CollateralPart, DcapDenial, TcbStatus, TrustAnchor, VerifiedQuote, Verifier, claimed_fmspc};
 use keyferry_tdx_quote::Quote;
 
 struct Sample {
@@ -59,6 +59,7 @@ fn both_are_accepted_over_their_whole_window() {
             assert_eq!(verified.advisory_ids(), [] as [&str; 0]);
             assert_eq!(verified.evaluation_number(), sample.evaluation_number);
             assert_eq!(verified.fmspc(), [0xb0, 0xc0, 0x6f, 0, 0, 0]);
+            assert_eq!(claimed_fmspc(verified.quote()), Some(verified.fmspc()));
             assert_eq!(verified.pck().pce_svn, 11);
             assert_eq!(verified.pck().ppid.len(), 16);
             assert_eq!(verified.trust_anchor(), "intel-sgx-root");

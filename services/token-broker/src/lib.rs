@@ -1,1 +1,177 @@
-//! Appraises TDX evidence and issues attestation tokens.
+//! The verifier: appraises TDX evidence and vouches for it in signed tokens.
+//!
+//! Evidence comes over the bus ([`events`]) or over HTTPS in Intel Trust Authority's form (`rest`); both meet in
+//! [`broker`], which answers a piece of evidence once, records every answer and remembers it. [`appraiser`] is the CPU
+//! work between: verification, appraisal, signature. Any number of replicas work on one queue; they share the key
+//! directory ([`keys`]), so that each recognises the others' nonces.
+//!
+//! It knows nothing of keys being released, of policies of relying parties, and of what a TD does with its token. Nothing
+//! it publishes is a proof but the token itself.
+//!
+//! The order of a start is the order of [`serve`].
+
+mod appraiser;
+mod broker;
+mod collateral;
+mod config;
+mod events;
+mod fleet;
+mod keys;
+mod nonce;
+mod pool;
+mod redemption;
+mod refusal;
+mod rest;
+
+use std::{fs, sync::Arc, time::Duration};
+
+use aws_lc_rs::hmac;
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use keyferry_attestation_token::TokenIssuer;
+use keyferry_bus::{AuditLog, Bus};
+use keyferry_dcap::{TrustAnchor, Verifier};
+use keyferry_identifiers::PolicyId;
+use keyferry_lifecycle::{During, Scope, StartError, clock};
+use keyferry_tls::ALPN_HTTP;
+
+pub use crate::config::{AnchorConfig, Config, EvidenceConfig, HttpsConfig, NonceConfig, TokenConfig, WorkConfig};
+use crate::{
+    appraiser::{Appraiser, Policies},
+    broker::Broker,
+    collateral::CollateralStore,
+    events::{DURABLE, EvidenceHandler, serve_requests},
+    fleet::Fleet,
+    keys::Keys,
+    nonce::NonceAuthority,
+    pool::Pool,
+    redemption::Redemptions,
+};
+
+/// Redemption records outlive nonce and token by this much: clocks differ, queues hold messages for a while.
+const REDEMPTION_GRACE: Duration = Duration::from_mins(10);
+/// How often the connection to the bus is looked at for readiness.
+const BUS_LOOK: Duration = Duration::from_secs(1);
+/// How long open HTTPS connections may finish after the signal to stop.
+const HTTPS_DRAIN: Duration = Duration::from_secs(10);
+
+/// Starts the service within `scope`.
+pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
+    let anchor = trust_anchor(&config.evidence)?;
+    let keys = open_keys(&config.token).await?;
+    let collateral = Arc::new(CollateralStore::open(&config.evidence.collateral_files).during("reading evidence.collateral_files")?);
+    let policies = policies(&config.evidence)?;
+    let bus = Bus::connect(&config.bus, "token-broker").await.during("connecting to the bus")?;
+
+    let broker = Arc::new(broker(&config, &bus, keys, anchor, policies, Arc::clone(&collateral)));
+    let reload = Duration::from_secs(config.evidence.collateral_reload_seconds);
+    scope.spawn("collateral", collateral.follow(reload, cancelled(&scope)));
+    watch_bus(&scope, &bus);
+    let requests = serve_requests(&bus, &broker, config.work.requests).await.during("serving requests on the bus")?;
+    let stop = cancelled(&scope);
+    scope.spawn("requests", async move {
+        stop.await;
+        requests.stop().await;
+    });
+    consume_evidence(&scope, &bus, &broker, config.work.evidence);
+    if let Some(https) = &config.https {
+        serve_https(https, config.work.requests, &scope, broker).await?;
+    }
+    scope.ready().await
+}
+
+fn trust_anchor(config: &EvidenceConfig) -> Result<TrustAnchor, StartError> {
+    let Some(path) = config.simulator_root_file.as_ref().filter(|_| config.trust_anchor == AnchorConfig::Simulator) else {
+        return Ok(TrustAnchor::intel());
+    };
+    let doing = format!("reading evidence.simulator_root_file {}", path.display());
+    let anchor = TrustAnchor::simulator(&fs::read(path).during(&doing)?).during(&doing)?;
+    tracing::warn!(
+        trust_anchor = anchor.label(),
+        "SIMULATED HARDWARE IS TRUSTED: whoever has this root's key can make evidence for anything; never in production"
+    );
+    Ok(anchor)
+}
+
+async fn open_keys(config: &TokenConfig) -> Result<Keys, StartError> {
+    let (directory, algorithm, now) = (config.key_directory.clone(), config.algorithm, clock::now());
+    let opened = tokio::task::spawn_blocking(move || keys::open(&directory, algorithm, now)).await;
+    opened.during("opening token.key_directory")?.during("opening token.key_directory")
+}
+
+fn policies(config: &EvidenceConfig) -> Result<Policies, StartError> {
+    let named = config.policies.iter().filter_map(|(id, path)| Some((PolicyId::parse(id).ok()?, path.as_path())));
+    Policies::open(config.policy_file.as_deref(), named).during("reading the appraisal policies")
+}
+
+fn broker(config: &Config, bus: &Bus, keys: Keys, anchor: TrustAnchor, policies: Policies, collateral: Arc<CollateralStore>) -> Broker {
+    // One secret of the key directory, three independent keys: each is the HMAC of its purpose.
+    let derived = |purpose: &str| {
+        let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, &keys.nonce), purpose.as_bytes());
+        zeroize::Zeroizing::new(key.as_ref().to_vec())
+    };
+    let nonces = NonceAuthority::new(&derived("keyferry nonce"), config.nonce.lifetime_seconds);
+    let redemption_key = hmac::Key::new(hmac::HMAC_SHA256, &derived("keyferry redemption"));
+    let platform_key = hmac::Key::new(hmac::HMAC_SHA256, &derived("keyferry platform"));
+    let lifetime = Duration::from_secs(config.nonce.lifetime_seconds + config.token.lifetime_seconds) + REDEMPTION_GRACE;
+    let verifier = Verifier::new(anchor).with_allowances(policies.base().allowances());
+    let issuer = TokenIssuer::new(&config.token.issuer, keys.signing, config.token.lifetime_seconds);
+    Broker::new(
+        Appraiser::new(verifier, policies, collateral, issuer, platform_key),
+        nonces,
+        Redemptions::new(bus, redemption_key, lifetime),
+        AuditLog::new(bus.clone()),
+        Fleet::new(bus),
+        Pool::new(config.work.appraisals),
+    )
+}
+
+/// Readiness follows the connection.
+fn watch_bus(scope: &Scope, bus: &Bus) {
+    let check = scope.readiness_check("bus");
+    let (bus, stop) = (bus.clone(), cancelled(scope));
+    scope.spawn("bus", async move {
+        tokio::pin!(stop);
+        loop {
+            if bus.is_connected() {
+                check.up();
+            } else {
+                check.down("not connected");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BUS_LOOK) => {}
+                () = &mut stop => return,
+            }
+        }
+    });
+}
+
+fn consume_evidence(scope: &Scope, bus: &Bus, broker: &Arc<Broker>, workers: usize) {
+    let handler = EvidenceHandler { broker: Arc::clone(broker), bus: bus.clone() };
+    let (bus, stop) = (bus.clone(), cancelled(scope));
+    scope.spawn("evidence", async move { bus.consume(DURABLE, workers, stop, handler).await });
+}
+
+async fn serve_https(config: &HttpsConfig, requests: usize, scope: &Scope, broker: Arc<Broker>) -> Result<(), StartError> {
+    let api_key = config.api_key().map_err(|mistake| StartError::message(mistake.to_string()))?;
+    let tls = keyferry_tls::server_config(&config.certificate, ALPN_HTTP).during("reading https.certificate")?;
+    let listener = scope.bind("https", config.listen).await?.into_std().during("taking over the https listener")?;
+    let router = rest::router(broker, &api_key, requests);
+    let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls)).during("serving https")?;
+    let handle = Handle::new();
+    let stop = cancelled(scope);
+    scope.spawn("https", async move {
+        let serving = server.handle(handle.clone()).serve(router.into_make_service());
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return ended,
+            () = stop => handle.graceful_shutdown(Some(HTTPS_DRAIN)),
+        }
+        serving.await
+    });
+    Ok(())
+}
+
+fn cancelled(scope: &Scope) -> impl Future<Output = ()> + Send + use<> {
+    let stop = scope.cancellation();
+    async move { stop.cancelled().await }
+}

@@ -1,2 +1,7 @@
-//! Appraises TDX evidence and issues attestation tokens.
-fn main() {}
+//! All of `main`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyferry_lifecycle::run("token-broker", token_broker::serve)
+}

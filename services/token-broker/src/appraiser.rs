@@ -1,0 +1,259 @@
+//! From evidence to a signed token: pure CPU work on one thread, no bus, no clock.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aws_lc_rs::{digest, hmac};
+use keyferry_appraisal::{AppraisalPolicy, Appraised, PolicyError, appraise};
+use keyferry_attestation_token as token;
+use keyferry_attestation_token::{IssuedToken, MatchedPolicy, Shape, TdMeasurements, TdxClaims, TokenIssuer};
+use keyferry_contract::Reason;
+use keyferry_dcap::{VerifiedQuote, Verifier, claimed_fmspc};
+use keyferry_identifiers::{AttestationId, PolicyId, TdId};
+use keyferry_tdx_quote::{Quote, report_data};
+use keyferry_telemetry::{SpanAttributes, names, spans};
+use sha2::{Digest, Sha256};
+
+use crate::{collateral::CollateralStore, nonce::Nonce, refusal::Refusal};
+
+/// Evidence that was decoded and bounded, and whose quote parses.
+#[derive(Debug)]
+pub(crate) struct Evidence {
+    /// The quote.
+    pub(crate) quote: Quote,
+    /// The nonce as it came back.
+    pub(crate) nonce: Nonce,
+    /// What the TD bound into the quote.
+    pub(crate) user_data: Vec<u8>,
+    /// Further policies to satisfy.
+    pub(crate) policy_ids: Vec<PolicyId>,
+    /// The TD's bus identity, when it came over the bus.
+    pub(crate) td_id: Option<TdId>,
+    /// The attestation, when it came over the bus.
+    pub(crate) attestation_id: Option<AttestationId>,
+    /// In which shape the token is wanted.
+    pub(crate) shape: Shape,
+}
+
+impl Evidence {
+    /// Names this evidence: everything that decides its answer. Of the quote only the signed range counts, because the
+    /// rest has more than one encoding.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(&self.quote.digest());
+        part(&self.user_data);
+        part(self.td_id.as_ref().map(TdId::as_str).unwrap_or_default().as_bytes());
+        part(self.attestation_id.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes());
+        part(&[u8::from(self.shape == Shape::V1Flat)]);
+        for id in &self.policy_ids {
+            part(id.to_string().as_bytes());
+        }
+        hash.finalize().into()
+    }
+}
+
+/// A token, and what the audit record and the fleet say about it.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    /// The token.
+    pub(crate) token: IssuedToken,
+    /// `UpToDate`, ...
+    pub(crate) tcb_status: &'static str,
+    /// `intel-sgx-root` or `simulator:<fingerprint>`.
+    pub(crate) trust_anchor: String,
+    /// Lower-case hex.
+    pub(crate) mr_td: String,
+    /// Keyed hash of the machine's identity: tells that two TDs share a machine, not which.
+    pub(crate) platform_hash: String,
+    /// Exceptions from the refusing defaults that the policy made for this TD.
+    pub(crate) exceptions: Vec<&'static str>,
+}
+
+/// One appraisal policy of the configuration.
+#[derive(Debug)]
+struct NamedPolicy {
+    policy: AppraisalPolicy,
+    hash: [u8; 48],
+}
+
+/// Why there is no policy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PolicyFileError {
+    /// It cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no policy.
+    #[error("{}: {source}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: PolicyError,
+    },
+}
+
+/// The policies of the configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Policies {
+    base: AppraisalPolicy,
+    named: BTreeMap<PolicyId, NamedPolicy>,
+}
+
+impl Policies {
+    /// Reads them; without a `base` file the refusing defaults.
+    pub(crate) fn open<'a>(base: Option<&Path>, named: impl IntoIterator<Item = (PolicyId, &'a Path)>) -> Result<Self, PolicyFileError> {
+        let base = base.map(read_policy).transpose()?.map(|named| named.policy).unwrap_or_default();
+        let named = named.into_iter().map(|(id, path)| Ok((id, read_policy(path)?))).collect::<Result<_, _>>()?;
+        Ok(Self { base, named })
+    }
+
+    /// The policy that every TD must satisfy.
+    pub(crate) fn base(&self) -> &AppraisalPolicy {
+        &self.base
+    }
+}
+
+fn read_policy(path: &Path) -> Result<NamedPolicy, PolicyFileError> {
+    let text = fs::read_to_string(path).map_err(|source| PolicyFileError::Read { path: path.to_owned(), source })?;
+    let policy = AppraisalPolicy::from_json(&text).map_err(|source| PolicyFileError::Content { path: path.to_owned(), source })?;
+    let mut hash = [0; 48];
+    hash.copy_from_slice(digest::digest(&digest::SHA384, text.as_bytes()).as_ref());
+    Ok(NamedPolicy { policy, hash })
+}
+
+/// Verifies, appraises and signs.
+#[derive(Debug)]
+pub(crate) struct Appraiser {
+    verifier: Verifier,
+    policies: Policies,
+    collateral: Arc<CollateralStore>,
+    issuer: TokenIssuer,
+    platform_key: hmac::Key,
+}
+
+impl Appraiser {
+    /// `verifier` must have the allowances of the base policy.
+    pub(crate) fn new(
+        verifier: Verifier,
+        policies: Policies,
+        collateral: Arc<CollateralStore>,
+        issuer: TokenIssuer,
+        platform_key: hmac::Key,
+    ) -> Self {
+        Self { verifier, policies, collateral, issuer, platform_key }
+    }
+
+    /// The verifier's name and key.
+    pub(crate) fn issuer(&self) -> &TokenIssuer {
+        &self.issuer
+    }
+
+    /// Appraises at `now` (Unix seconds). A few milliseconds of CPU.
+    pub(crate) fn attest(&self, evidence: &Evidence, now: u64) -> Result<Verdict, Refusal> {
+        let verified = spans::step(names::VERIFY_QUOTE).in_scope(|| self.verify(&evidence.quote, now))?;
+        let (appraised, matched) = spans::step(names::APPRAISE).in_scope(|| self.appraise(verified, evidence))?;
+        let signing = spans::step(names::SIGN_TOKEN);
+        signing.attribute(names::ALGORITHM, self.issuer.key().algorithm().name());
+        let claims = claims(&appraised, evidence, matched);
+        let token = signing
+            .in_scope(|| self.issuer.issue(&claims, evidence.shape, now))
+            .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
+        let verified = appraised.verified();
+        Ok(Verdict {
+            token,
+            tcb_status: verified.tcb_status().name(),
+            trust_anchor: verified.trust_anchor().to_owned(),
+            mr_td: hex::encode(verified.report().mr_td),
+            platform_hash: hex::encode(hmac::sign(&self.platform_key, &verified.pck().ppid).as_ref()),
+            exceptions: appraised.exceptions_used(),
+        })
+    }
+
+    fn verify(&self, quote: &Quote, now: u64) -> Result<VerifiedQuote, Refusal> {
+        let fmspc =
+            claimed_fmspc(quote).ok_or_else(|| Refusal::new(Reason::QuoteSignatureInvalid, "the PCK certificate has no SGX extension"))?;
+        let collateral = self.collateral.of(fmspc).ok_or_else(|| {
+            // A foreign root explains more than a family we never heard of.
+            if quote.certification().root() == self.verifier.anchor().root_der() {
+                Refusal::new(Reason::CollateralMissing, format!("no collateral for FMSPC {}", hex::encode(fmspc)))
+            } else {
+                Refusal::new(Reason::QuoteRootUntrusted, "the quote's root is not the configured one")
+            }
+        })?;
+        Ok(self.verifier.verify(quote, &collateral, now)?)
+    }
+
+    /// The base policy always counts; policies that the evidence names come on top.
+    fn appraise(&self, verified: VerifiedQuote, evidence: &Evidence) -> Result<(Appraised, Vec<MatchedPolicy>), Refusal> {
+        let expected = report_data(&evidence.nonce.val, &evidence.nonce.iat, &evidence.user_data);
+        let mut matched = Vec::new();
+        for id in &evidence.policy_ids {
+            let named = self.policies.named.get(id);
+            let named = named.ok_or_else(|| Refusal::new(Reason::PolicyNotFound, format!("appraisal policy {id} is not configured")))?;
+            appraise(verified.clone(), &named.policy, &expected)?;
+            matched.push(MatchedPolicy { id: *id.as_uuid(), version: 1, hash: Some(named.hash) });
+        }
+        Ok((appraise(verified, &self.policies.base, &expected)?, matched))
+    }
+}
+
+fn claims(appraised: &Appraised, evidence: &Evidence, policies_matched: Vec<MatchedPolicy>) -> TdxClaims {
+    let (verified, report) = (appraised.verified(), appraised.report());
+    let digests = verified.digests();
+    TdxClaims {
+        tcb_status: verified.tcb_status().name().to_owned(),
+        tcb_date: verified.tcb_date().to_owned(),
+        advisory_ids: verified.advisory_ids().to_vec(),
+        held_data: evidence.user_data.clone(),
+        measurements: TdMeasurements {
+            mr_td: report.mr_td,
+            mr_seam: report.mr_seam,
+            mr_signer_seam: report.mr_signer_seam,
+            mr_config_id: report.mr_config_id,
+            mr_owner: report.mr_owner,
+            mr_owner_config: report.mr_owner_config,
+            rtmrs: report.rtmrs,
+            report_data: report.report_data,
+            tee_tcb_svn: report.tee_tcb_svn,
+            td_attributes: report.td_attributes.to_bytes(),
+            xfam: report.xfam.to_bytes(),
+            seam_attributes: report.seam_attributes,
+        },
+        collateral: token::CollateralDigests {
+            fmspc: verified.fmspc(),
+            tcb_evaluation_data_number: verified.evaluation_number(),
+            qe_identity_certificates: digests.qe_identity_certificates,
+            qe_identity_crl: digests.qe_identity_crl,
+            qe_identity: digests.qe_identity,
+            quote: digests.quote,
+            tcb_info_certificates: digests.tcb_info_certificates,
+            tcb_info_crl: digests.tcb_info_crl,
+            tcb_info: digests.tcb_info,
+        },
+        pce_svn: verified.pck().pce_svn,
+        sgx_tcb_components: verified.pck().cpu_svn,
+        nonce: Some(token::Nonce {
+            val: evidence.nonce.val.clone(),
+            iat: evidence.nonce.iat.clone(),
+            signature: evidence.nonce.signature.clone(),
+        }),
+        trust_anchor: verified.trust_anchor().to_owned(),
+        td_id: evidence.td_id.clone(),
+        attestation_id: evidence.attestation_id,
+        policies_matched,
+        policies_unmatched: Vec::new(),
+    }
+}

@@ -1,0 +1,207 @@
+//! One attestation, from evidence to an answer that is recorded and remembered.
+//!
+//! The order is: recognise the nonce, look whether it was redeemed, check its age, appraise and sign, write the audit
+//! record, redeem the nonce with the answer, and only then hand the answer out. A crash before the redemption leaves an
+//! audit record of a token nobody got; a crash after it is repaired by the redelivery, which finds the same token. No
+//! record, no token: an audit stream that does not answer is an outage.
+
+use std::{sync::Arc, time::Instant};
+
+use keyferry_attestation_token::jwks;
+use keyferry_bus::AuditLog;
+use keyferry_contract::{
+    Reason,
+    attestation::v1::TokenIssued,
+    release::v1::{AuditDecision, AuditRecord},
+};
+use keyferry_lifecycle::clock;
+use keyferry_telemetry::{SpanAttributes, names, spans};
+use prost_types::Timestamp;
+use tracing::{Instrument, Span};
+
+use crate::{
+    appraiser::{Appraiser, Evidence, Verdict},
+    fleet::Fleet,
+    nonce::{Nonce, NonceAuthority},
+    pool::Pool,
+    redemption::Redemptions,
+    refusal::Refusal,
+};
+
+/// What every surface shares.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    appraiser: Arc<Appraiser>,
+    nonces: NonceAuthority,
+    redemptions: Redemptions,
+    audit: AuditLog,
+    fleet: Fleet,
+    pool: Pool,
+    jwks: String,
+}
+
+impl Broker {
+    /// Ready to serve.
+    pub(crate) fn new(
+        appraiser: Appraiser,
+        nonces: NonceAuthority,
+        redemptions: Redemptions,
+        audit: AuditLog,
+        fleet: Fleet,
+        pool: Pool,
+    ) -> Self {
+        let jwks = jwks([appraiser.issuer().key()]);
+        Self { appraiser: Arc::new(appraiser), nonces, redemptions, audit, fleet, pool, jwks }
+    }
+
+    /// A fresh nonce, and when it ends (Unix seconds).
+    pub(crate) fn nonce(&self) -> Result<(Nonce, u64), Refusal> {
+        self.nonces.issue(clock::now())
+    }
+
+    /// The verifier's JSON Web Key Set.
+    pub(crate) fn jwks(&self) -> &str {
+        &self.jwks
+    }
+
+    /// The algorithm tokens are signed with, by its JWS name.
+    pub(crate) fn algorithm(&self) -> &'static str {
+        self.appraiser.issuer().key().algorithm().name()
+    }
+
+    /// Answers evidence. A denial is in the audit stream when this returns; an outage decided nothing.
+    pub(crate) async fn attest(&self, evidence: Evidence) -> Result<TokenIssued, Refusal> {
+        let subject = Subject::of(&evidence);
+        let started = Instant::now();
+        let outcome = self.decide(evidence, &subject).await;
+        names::ATTESTATION_STEP_DURATION.record(started.elapsed().as_secs_f64(), &[(names::STEP, "appraise")]);
+        match outcome {
+            Ok(answer) => Ok(answer),
+            Err(refusal) => Err(self.refuse(refusal, &subject).await),
+        }
+    }
+
+    /// Records a refusal that was made before there was anything to appraise. Returns what to tell the caller.
+    pub(crate) async fn refuse(&self, refusal: Refusal, subject: &Subject) -> Refusal {
+        count(if refusal.is_outage() { "error" } else { "rejected" }, "", refusal.reason.label());
+        let span = Span::current();
+        span.decision(refusal.reason.decision().label(), Some(refusal.reason.label()));
+        if refusal.is_outage() {
+            tracing::warn!(keyferry.reason = refusal.reason.label(), detail = refusal.detail, "evidence could not be judged");
+            return refusal;
+        }
+        tracing::info!(keyferry.reason = refusal.reason.label(), detail = refusal.detail, "evidence was rejected");
+        let record = AuditRecord {
+            reason: refusal.reason.into(),
+            detail: refusal.detail.clone(),
+            claims: refusal.claims.clone(),
+            ..subject.record(AuditDecision::AttestationRejected)
+        };
+        if let Err(unavailable) = self.record(record).await {
+            return unavailable;
+        }
+        self.fleet.rejected(subject, refusal.reason).await;
+        refusal
+    }
+
+    async fn decide(&self, evidence: Evidence, subject: &Subject) -> Result<TokenIssued, Refusal> {
+        let nonce = self.nonces.recognise(&evidence.nonce).inspect_err(|_| count_nonce("signature_invalid"))?;
+        let (nonce_key, digest) = (evidence.nonce.key(), evidence.digest());
+        if let Some(answer) = self.redemptions.find(&nonce_key, &digest).await.inspect_err(count_replay)? {
+            count_nonce("repeated");
+            return Ok(answer);
+        }
+        self.nonces.check_age(&nonce, clock::now()).inspect_err(|_| count_nonce("expired"))?;
+        let appraiser = Arc::clone(&self.appraiser);
+        let verdict = self.pool.run(move || appraiser.attest(&evidence, clock::now())).await?;
+        self.record(issued_record(subject, &verdict)).await?;
+        let answer = TokenIssued {
+            attestation_id: subject.attestation_id.clone(),
+            td_id: subject.td_id.clone(),
+            token: verdict.token.jwt.clone(),
+            token_id: verdict.token.token_id.to_string(),
+            expires_at: Some(timestamp(verdict.token.expires_at)),
+        };
+        let answer = self.redemptions.redeem(&nonce_key, &digest, answer).await.inspect_err(count_replay)?;
+        count_nonce("redeemed");
+        count("accepted", verdict.tcb_status, "");
+        let span = Span::current();
+        span.attribute(names::TCB_STATUS, verdict.tcb_status);
+        span.attribute(names::TRUST_ANCHOR, verdict.trust_anchor.as_str());
+        span.attribute(names::TOKEN_ID, answer.token_id.as_str());
+        tracing::info!(tcb_status = verdict.tcb_status, token_id = answer.token_id, "a token was issued");
+        self.fleet.attested(subject, &verdict, &answer).await;
+        Ok(answer)
+    }
+
+    async fn record(&self, record: AuditRecord) -> Result<(), Refusal> {
+        let recorded = self.audit.record(record).instrument(spans::step(names::RECORD_AUDIT)).await;
+        recorded.map(|_| ()).map_err(|error| {
+            names::AUDIT_FAILURES.add(1, &[(names::STREAM, "AUDIT")]);
+            Refusal::new(Reason::AuditUnavailable, error.to_string())
+        })
+    }
+}
+
+/// Whom a decision is about, in the words of records and events.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Subject {
+    /// Empty over HTTPS.
+    pub(crate) td_id: String,
+    /// Empty over HTTPS.
+    pub(crate) attestation_id: String,
+}
+
+impl Subject {
+    fn of(evidence: &Evidence) -> Self {
+        Self {
+            td_id: evidence.td_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            attestation_id: evidence.attestation_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        }
+    }
+
+    fn record(&self, decision: AuditDecision) -> AuditRecord {
+        let mode = if self.td_id.is_empty() { "background_check" } else { "passport" };
+        AuditRecord {
+            at: Some(timestamp(clock::now())),
+            decision: decision.into(),
+            td_id: self.td_id.clone(),
+            attestation_id: self.attestation_id.clone(),
+            mode: mode.to_owned(),
+            ..AuditRecord::default()
+        }
+    }
+}
+
+fn issued_record(subject: &Subject, verdict: &Verdict) -> AuditRecord {
+    let exceptions = if verdict.exceptions.is_empty() { "none".to_owned() } else { verdict.exceptions.join(",") };
+    AuditRecord {
+        token_id: verdict.token.token_id.to_string(),
+        trust_anchor: verdict.trust_anchor.clone(),
+        detail: format!(
+            "tcb_status={} mr_td={} platform_hash={} exceptions={exceptions}",
+            verdict.tcb_status, verdict.mr_td, verdict.platform_hash
+        ),
+        ..subject.record(AuditDecision::TokenIssued)
+    }
+}
+
+/// Whole seconds as protobuf has them.
+pub(crate) fn timestamp(seconds: u64) -> Timestamp {
+    Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
+}
+
+fn count(result: &str, tcb_status: &str, reason: &str) {
+    let labels = [(names::APPRAISAL_RESULT, result), (names::TCB_STATUS, tcb_status), (names::REASON, reason), (names::VERIFIER, "dcap")];
+    names::APPRAISALS.add(1, &labels);
+}
+
+fn count_nonce(result: &str) {
+    names::NONCE_VERIFICATIONS.add(1, &[(names::RESULT, result)]);
+}
+
+fn count_replay(refusal: &Refusal) {
+    if refusal.reason == Reason::NonceReplayed {
+        count_nonce("replayed");
+    }
+}

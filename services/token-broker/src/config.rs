@@ -1,0 +1,209 @@
+//! The configuration: whose evidence is believed, by which policy, and in whose name tokens are signed.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use keyferry_attestation_token::Algorithm;
+use keyferry_bus::BusConfig;
+use keyferry_identifiers::PolicyId;
+use keyferry_lifecycle::{Mistake, Runtime, Secret, ServiceConfig};
+use keyferry_tls::ServerCertificate;
+use serde::Deserialize;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Health listener, telemetry, drain.
+    #[serde(default)]
+    pub runtime: Runtime,
+    /// The bus, as `token-broker`.
+    pub bus: BusConfig,
+    /// The tokens we sign.
+    pub token: TokenConfig,
+    /// The nonces we hand out.
+    #[serde(default)]
+    pub nonce: NonceConfig,
+    /// The evidence we believe.
+    pub evidence: EvidenceConfig,
+    /// The Trust-Authority-compatible listener; absent = bus only.
+    pub https: Option<HttpsConfig>,
+    /// How much is done at a time.
+    #[serde(default)]
+    pub work: WorkConfig,
+}
+
+/// The tokens we sign.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// `iss` of every token; relying parties compare it byte for byte.
+    pub issuer: String,
+    /// Where signing key, certificates and nonce key live. Made at the first start with mode 0700; replicas share it.
+    pub key_directory: PathBuf,
+    /// PS384 (RSA-3072, what Intel's clients expect), ES384 or ES256. Fixed for the life of the key directory.
+    #[serde(default = "default_algorithm")]
+    pub algorithm: Algorithm,
+    /// How long a token is good, in seconds, 30 to 3600.
+    #[serde(default = "default_token_seconds")]
+    pub lifetime_seconds: u64,
+}
+
+const fn default_algorithm() -> Algorithm {
+    Algorithm::Ps384
+}
+/// What Intel's own tokens have.
+const fn default_token_seconds() -> u64 {
+    300
+}
+
+/// The nonces we hand out.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NonceConfig {
+    /// How long a nonce may be redeemed, in seconds, 1 to 600. A quote takes a second or two to make; longer widens the
+    /// window for replay.
+    pub lifetime_seconds: u64,
+}
+
+impl Default for NonceConfig {
+    fn default() -> Self {
+        Self { lifetime_seconds: 120 }
+    }
+}
+
+/// The evidence we believe.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceConfig {
+    /// The root that platforms chain to.
+    #[serde(default)]
+    pub trust_anchor: AnchorConfig,
+    /// DER of the simulator's root, with `trust_anchor = "simulator"`.
+    pub simulator_root_file: Option<PathBuf>,
+    /// Collateral documents (JSON), one for each platform family.
+    pub collateral_files: Vec<PathBuf>,
+    /// How often the collateral files are looked at for changes, in seconds, 1 to 86400.
+    #[serde(default = "default_reload_seconds")]
+    pub collateral_reload_seconds: u64,
+    /// The appraisal policy (JSON) that every TD must satisfy; absent = the refusing defaults without reference values.
+    pub policy_file: Option<PathBuf>,
+    /// Further policies by id (a UUID), for evidence that names them. They narrow `policy_file` and never widen it.
+    #[serde(default)]
+    pub policies: BTreeMap<String, PathBuf>,
+}
+
+const fn default_reload_seconds() -> u64 {
+    60
+}
+
+/// Which root platforms chain to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnchorConfig {
+    /// Intel's SGX root, built in.
+    #[default]
+    Intel,
+    /// A simulator's root. Never in production: whoever has its key can make evidence for anything.
+    Simulator,
+}
+
+/// The Trust-Authority-compatible listener.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpsConfig {
+    /// Where it listens.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// Its certificate.
+    pub certificate: ServerCertificate,
+    /// What callers send in `x-api-key`.
+    pub api_key: Option<Secret>,
+    /// The same, in a file.
+    pub api_key_file: Option<PathBuf>,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9444))
+}
+
+impl HttpsConfig {
+    /// The API key from whichever setting has it.
+    pub fn api_key(&self) -> Result<Secret, Mistake> {
+        Secret::required_from_twins("https.api_key", self.api_key.as_ref(), self.api_key_file.as_deref())
+    }
+}
+
+/// How much is done at a time.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkConfig {
+    /// Pieces of evidence from the bus under way at a time, 1 to 256.
+    pub evidence: usize,
+    /// Appraisals that may be computed or wait for a core at a time, 1 to 256; what comes above that is refused as
+    /// overloaded. One takes a few milliseconds of CPU.
+    pub appraisals: usize,
+    /// Nonce and key set requests under way at a time, 1 to 4096.
+    pub requests: usize,
+}
+
+impl Default for WorkConfig {
+    fn default() -> Self {
+        Self { evidence: 16, appraisals: 32, requests: 256 }
+    }
+}
+
+impl ServiceConfig for Config {
+    const HEALTH_PORT: u16 = 9465;
+
+    fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut range = |name: &str, value: u64, range: std::ops::RangeInclusive<u64>| {
+            if !range.contains(&value) {
+                mistakes.push(Mistake::new(name, format!("is {value}: {} to {} are allowed", range.start(), range.end())));
+            }
+        };
+        range("token.lifetime_seconds", self.token.lifetime_seconds, 30..=3600);
+        range("nonce.lifetime_seconds", self.nonce.lifetime_seconds, 1..=600);
+        range("evidence.collateral_reload_seconds", self.evidence.collateral_reload_seconds, 1..=86_400);
+        range("work.evidence", self.work.evidence as u64, 1..=256);
+        range("work.appraisals", self.work.appraisals as u64, 1..=256);
+        range("work.requests", self.work.requests as u64, 1..=4096);
+        if self.token.issuer.trim().is_empty() {
+            mistakes.push(Mistake::new("token.issuer", "is empty: give the name relying parties know this verifier by"));
+        }
+        mistakes.extend(self.evidence.check());
+        if let Some(https) = &self.https {
+            mistakes.extend(https.api_key().err());
+        }
+        mistakes
+    }
+}
+
+impl EvidenceConfig {
+    fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        match (self.trust_anchor, &self.simulator_root_file) {
+            (AnchorConfig::Simulator, None) => {
+                mistakes.push(Mistake::new("evidence.simulator_root_file", "is missing: evidence.trust_anchor is \"simulator\""));
+            }
+            (AnchorConfig::Intel, Some(_)) => mistakes.push(Mistake::new(
+                "evidence.simulator_root_file",
+                "is given, but evidence.trust_anchor is \"intel\": remove it, or say \"simulator\"",
+            )),
+            _ => {}
+        }
+        if self.collateral_files.is_empty() {
+            mistakes.push(Mistake::new("evidence.collateral_files", "is empty: without collateral no evidence can be appraised"));
+        }
+        for id in self.policies.keys() {
+            if PolicyId::parse(id).is_err() {
+                mistakes.push(Mistake::new("evidence.policies", format!("\"{id}\" is no UUID")));
+            }
+        }
+        mistakes
+    }
+}

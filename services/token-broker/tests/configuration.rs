@@ -1,0 +1,64 @@
+//! The example configuration is accepted as it is, and mistakes are reported together.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a broken fixture has to fail them")]
+
+use std::path::Path;
+
+use keyferry_lifecycle::{Layers, load};
+use token_broker::{AnchorConfig, Config};
+
+/// The example with its secret files pointed at `directory`.
+fn example(directory: &Path) -> Layers {
+    let api_key = directory.join("api-key");
+    std::fs::write(&api_key, "key").unwrap();
+    Layers {
+        file: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("token-broker.example.toml")),
+        environment: vec![("KEYFERRY_HTTPS__API_KEY_FILE".to_owned(), api_key.display().to_string())],
+        settings: Vec::new(),
+    }
+}
+
+#[test]
+fn the_example_is_a_valid_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let config: Config = load(&example(directory.path())).unwrap();
+    assert_eq!(config.evidence.trust_anchor, AnchorConfig::Intel);
+    assert_eq!(config.token.lifetime_seconds, 300);
+}
+
+#[test]
+fn all_mistakes_are_named_in_one_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut layers = example(directory.path());
+    layers.settings = [
+        "nonce.lifetime_seconds=3600",
+        "token.lifetime_seconds=5",
+        "evidence.trust_anchor=simulator",
+        "evidence.collateral_files=[]",
+        "work.appraisals=0",
+        "evidence.policies={ nonsense = \"x\" }",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let error = load::<Config>(&layers).unwrap_err();
+    let text: String = error.mistakes().iter().map(|mistake| format!("{mistake}\n")).collect();
+    for setting in [
+        "nonce.lifetime_seconds",
+        "token.lifetime_seconds",
+        "evidence.simulator_root_file",
+        "evidence.collateral_files",
+        "work.appraisals",
+        "evidence.policies",
+    ] {
+        assert!(text.contains(setting), "{setting} in:\n{text}");
+    }
+}
+
+#[test]
+fn a_secret_given_twice_or_not_at_all_is_a_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut layers = example(directory.path());
+    layers.settings = vec!["https.api_key=canary".to_owned()];
+    let text = load::<Config>(&layers).unwrap_err().to_string();
+    assert!(text.contains("https.api_key") && !text.contains("canary"), "{text}");
+}
