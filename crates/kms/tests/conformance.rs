@@ -1,9 +1,10 @@
 //! Every back end passes the same suite, against a real server or a real file.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking; the exemption covers helpers only inside #[test]")]
 
 mod support;
 
-use keyferry_testkit::pykmip::{Profile, Pykmip};
 use keyferry_kms::{DevConfig, DevKms, KmipKms, Version, conformance};
+use keyferry_testkit::pykmip::{Profile, Pykmip};
 use support::start;
 
 async fn check(server: &Pykmip, version: Version) {

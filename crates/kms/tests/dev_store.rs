@@ -1,4 +1,5 @@
 //! The development store's file: private, whole, locked, and refused when touched.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking; the exemption covers helpers only inside #[test]")]
 
 use std::{
     fs,

@@ -1,9 +1,10 @@
 //! Faults against a real KMIP server: killed, rebuilt, asked by a stranger, reached with the wrong TLS.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking; the exemption covers helpers only inside #[test]")]
 
 mod support;
 
-use keyferry_testkit::pykmip::{Profile, Pykmip};
 use keyferry_kms::{FetchedKey, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Revocation, TlsLibrary, fingerprint, fingerprint_matches};
+use keyferry_testkit::pykmip::{Profile, Pykmip};
 use support::{
     scripted::{Reaction, Scripted},
     start,
@@ -67,7 +68,8 @@ async fn a_stranger_gets_changes_and_learns_nothing() {
 #[tokio::test]
 async fn certificates_of_another_authority_end_the_handshake() {
     let server = start(Profile::Ecdsa).await;
-    let foreign = Scripted::start(|_, _| Reaction::Silence).await.config();
+    let authority = Scripted::start(|_, _| Reaction::Silence).await;
+    let foreign = authority.config();
     for library in [TlsLibrary::Rustls, TlsLibrary::OpenSsl] {
         let mut config = server.config(server.owner());
         config.tls = library;

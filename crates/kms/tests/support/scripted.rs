@@ -27,6 +27,8 @@ pub(crate) enum Reaction {
     Silence,
 }
 
+type Script = dyn Fn(usize, &[u32]) -> Reaction + Send + Sync;
+
 /// What the server saw: for each request the connection's number and the operations asked for.
 pub(crate) type Seen = Arc<Mutex<Vec<(usize, Vec<u32>)>>>;
 
@@ -90,7 +92,7 @@ impl Scripted {
     }
 }
 
-async fn serve(listener: TcpListener, tls: TlsAcceptor, script: Arc<dyn Fn(usize, &[u32]) -> Reaction + Send + Sync>, seen: Seen) {
+async fn serve(listener: TcpListener, tls: TlsAcceptor, script: Arc<Script>, seen: Seen) {
     for connection in 0.. {
         let (tcp, _) = listener.accept().await.unwrap();
         let (tls, script, seen) = (tls.clone(), Arc::clone(&script), Arc::clone(&seen));
@@ -98,13 +100,7 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor, script: Arc<dyn Fn(usize
     }
 }
 
-async fn converse(
-    connection: usize,
-    tcp: TcpStream,
-    tls: TlsAcceptor,
-    script: &(dyn Fn(usize, &[u32]) -> Reaction + Send + Sync),
-    seen: &Seen,
-) -> Option<()> {
+async fn converse(connection: usize, tcp: TcpStream, tls: TlsAcceptor, script: &Script, seen: &Seen) -> Option<()> {
     let mut stream = tls.accept(tcp).await.ok()?;
     loop {
         let mut header = [0; 8];
