@@ -122,22 +122,14 @@ pub struct HttpsConfig {
     /// Where it listens; 12780 is the sample's port.
     #[serde(default = "https_listen")]
     pub listen: SocketAddr,
-    /// Its certificate.
-    #[serde(flatten)]
-    pub certificate: CertificateFiles,
-}
-
-/// The listener's certificate and key.
-#[derive(Clone, Debug, Deserialize)]
-pub struct CertificateFiles {
     /// PEM, the listener's own certificate first.
     pub certificate_file: PathBuf,
     /// PEM, mode 0600.
     pub key_file: PathBuf,
 }
 
-impl CertificateFiles {
-    pub(crate) fn to_server_certificate(&self) -> ServerCertificate {
+impl HttpsConfig {
+    pub(crate) fn certificate(&self) -> ServerCertificate {
         ServerCertificate { certificate_file: self.certificate_file.clone(), key_file: self.key_file.clone() }
     }
 }

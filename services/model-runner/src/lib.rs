@@ -46,8 +46,8 @@ const REQUESTS_END_WITHIN: Duration = Duration::from_secs(10);
 
 /// Starts the service. The order of the start is the order of this function.
 pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
-    let tls = keyferry_tls::server_config(&config.https.certificate.to_server_certificate(), ALPN_HTTP)
-        .during("reading https.certificate_file and https.key_file")?;
+    let tls =
+        keyferry_tls::server_config(&config.https.certificate(), ALPN_HTTP).during("reading https.certificate_file and https.key_file")?;
     let bus = Bus::connect(&config.bus, "model-runner").await.during("connecting to the bus")?;
     let td_id = TdId::parse(bus.identity()).during("reading the TD's identity from bus.credentials_file")?;
     let (events, queue) = events::Events::new(td_id.clone());
