@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, io, path::Path};
 
-use nkeys::KeyPair;
+use nkeys::{KeyPair, KeyPairType};
 use zeroize::Zeroizing;
 
 use crate::{files, jwt};
@@ -16,7 +16,7 @@ const SEED_END: &str = "------END USER NKEY SEED------";
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The file cannot be read.
-    #[error("credentials file {path}: {source}: check the path and that this user may read it")]
+    #[error("{path}: {source}: check the path and that this user may read it")]
     Read {
         /// Which file.
         path: String,
@@ -24,7 +24,7 @@ pub enum CredentialsError {
         source: io::Error,
     },
     /// The file is no credentials file.
-    #[error("credentials file {path} has no {part}: make it with `keyferry bus init` or `keyferry bus enroll`")]
+    #[error("{path} has no {part}: make it with `keyferry bus init` or `keyferry bus enroll`")]
     Malformed {
         /// Which file.
         path: String,
@@ -32,11 +32,44 @@ pub enum CredentialsError {
         part: &'static str,
     },
     /// JWT and seed are not of the same user.
-    #[error("credentials file {path}: the JWT is for another key than the seed: take both from the same enrolment")]
+    #[error("{path}: the JWT is for another key than the seed: take both from the same enrolment")]
     Mismatch {
         /// Which file.
         path: String,
     },
+}
+
+/// A user's key pair on its own: made inside a TD, before it is enrolled.
+pub struct UserKey(KeyPair);
+
+impl UserKey {
+    /// A fresh key.
+    pub fn generate() -> Self {
+        Self(KeyPair::new_user())
+    }
+
+    /// Reads a key file: one line, the seed.
+    pub fn read(path: &Path) -> Result<Self, CredentialsError> {
+        let text = read(path)?;
+        let key = KeyPair::from_seed(text.trim()).ok().filter(|key| key.key_pair_type() == KeyPairType::User);
+        key.map(Self).ok_or_else(|| CredentialsError::Malformed { path: path.display().to_string(), part: "user seed" })
+    }
+
+    /// Writes a key file, mode 0600; fails if it exists.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        files::create_private(path, seed(&self.0)?.as_bytes())
+    }
+
+    /// The public nkey; a TD's is its td_id.
+    pub fn public_key(&self) -> String {
+        self.0.public_key()
+    }
+}
+
+impl fmt::Debug for UserKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UserKey({})", self.public_key())
+    }
 }
 
 /// A user's JWT and key pair.
@@ -51,19 +84,29 @@ impl Credentials {
         Self { jwt, key }
     }
 
+    /// The key made inside a TD with the JWT that enrolment issued for it.
+    pub fn join(jwt: &str, key: UserKey) -> Result<Self, CredentialsError> {
+        Self::checked(jwt, key.0, "the JWT from enrolment")
+    }
+
     /// Reads a credentials file.
     pub fn read(path: &Path) -> Result<Self, CredentialsError> {
-        let shown = || path.display().to_string();
-        let text = Zeroizing::new(fs::read_to_string(path).map_err(|source| CredentialsError::Read { path: shown(), source })?);
-        let missing = |part| CredentialsError::Malformed { path: shown(), part };
+        let shown = path.display().to_string();
+        let text = read(path)?;
+        let missing = |part| CredentialsError::Malformed { path: shown.clone(), part };
         let token = between(&text, JWT_BEGIN, JWT_END).ok_or_else(|| missing("user JWT"))?;
         let seed = between(&text, SEED_BEGIN, SEED_END).ok_or_else(|| missing("user seed"))?;
         let key = KeyPair::from_seed(seed).map_err(|_| missing("valid user seed"))?;
-        let claims = jwt::claims(token).ok_or_else(|| missing("readable user JWT"))?;
+        Self::checked(token, key, &shown)
+    }
+
+    fn checked(jwt: &str, key: KeyPair, origin: &str) -> Result<Self, CredentialsError> {
+        let malformed = || CredentialsError::Malformed { path: origin.to_owned(), part: "readable user JWT" };
+        let claims = jwt::claims(jwt).ok_or_else(malformed)?;
         if claims["sub"].as_str() != Some(&key.public_key()) {
-            return Err(CredentialsError::Mismatch { path: shown() });
+            return Err(CredentialsError::Mismatch { path: origin.to_owned() });
         }
-        Ok(Self { jwt: token.to_owned(), key })
+        Ok(Self { jwt: jwt.to_owned(), key })
     }
 
     /// Writes a credentials file, mode 0600; fails if it exists.
@@ -77,7 +120,7 @@ impl Credentials {
     }
 
     fn text(&self) -> io::Result<Zeroizing<String>> {
-        let seed = Zeroizing::new(self.key.seed().map_err(|_| io::Error::other("the user key has no seed"))?);
+        let seed = seed(&self.key)?;
         Ok(Zeroizing::new(format!(
             "{JWT_BEGIN}\n{}\n{JWT_END}\n\nThe seed below is a secret: keep this file to its owner.\n\n{SEED_BEGIN}\n{}\n{SEED_END}\n",
             self.jwt, *seed
@@ -106,6 +149,15 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credentials({})", self.public_key())
     }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, CredentialsError> {
+    let text = fs::read_to_string(path).map(Zeroizing::new);
+    text.map_err(|source| CredentialsError::Read { path: path.display().to_string(), source })
+}
+
+fn seed(key: &KeyPair) -> io::Result<Zeroizing<String>> {
+    key.seed().map(Zeroizing::new).map_err(|_| io::Error::other("the user key has no seed"))
 }
 
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {

@@ -138,7 +138,8 @@ impl Deployment {
         root.write_certificate(&self.ca_file())?;
         self.write("offline/ca.key", root.key_pem().as_bytes())?;
         let settings = settings(home, options);
-        self.write("offline/settings.json", &stored(&settings, options))?;
+        let kept = Kept { server: settings.clone(), host_names: options.host_names.clone(), made_at: now };
+        self.write("offline/settings.json", &serde_json::to_vec_pretty(&kept).unwrap_or_default())?;
         self.issue_server_certificate(&root, &options.host_names, now)?;
         self.write("server/nats.conf", operator.server_configuration(&settings, now)?.as_bytes())?;
         for role in Role::ALL {
@@ -165,8 +166,7 @@ impl Deployment {
         monitor.replace(&path).map_err(|source| file(&path, source))?;
         let key = self.read("offline/ca.key")?;
         let root = CertificateAuthority::from_pem(&self.read("ca.pem")?, &key)?;
-        let (_, host_names) = self.settings()?;
-        self.issue_server_certificate(&root, &host_names, now)
+        self.issue_server_certificate(&root, &self.kept()?.host_names, now)
     }
 
     /// Ends the validity of everything issued to `nkey` until `now`, and rewrites `server/nats.conf`. The server obeys
@@ -176,8 +176,8 @@ impl Deployment {
         operator.revoke(nkey, now)?;
         let revoked = serde_json::json!(operator.revoked()).to_string();
         self.replace("offline/revoked.json", revoked.as_bytes())?;
-        let (settings, _) = self.settings()?;
-        self.replace("server/nats.conf", operator.server_configuration(&settings, now)?.as_bytes())
+        let kept = self.kept()?;
+        self.replace("server/nats.conf", operator.server_configuration(&kept.server, kept.made_at)?.as_bytes())
     }
 
     /// The key that mints TDs.
@@ -229,11 +229,10 @@ impl Deployment {
         Ok(())
     }
 
-    fn settings(&self) -> Result<(ServerSettings, Vec<String>), DeploymentError> {
+    fn kept(&self) -> Result<Kept, DeploymentError> {
         let path = self.directory.join("offline/settings.json");
         let text = fs::read(&path).map_err(|source| file(&path, source))?;
-        let kept: Kept = serde_json::from_slice(&text).map_err(|error| file(&path, error.into()))?;
-        Ok((kept.server, kept.host_names))
+        serde_json::from_slice(&text).map_err(|error| file(&path, error.into()))
     }
 
     fn write_seed(&self, name: &str, key: &nkeys::KeyPair) -> Result<(), DeploymentError> {
@@ -260,11 +259,8 @@ impl Deployment {
 struct Kept {
     server: ServerSettings,
     host_names: Vec<String>,
-}
-
-fn stored(settings: &ServerSettings, options: &DeploymentOptions) -> Vec<u8> {
-    let kept = Kept { server: settings.clone(), host_names: options.host_names.clone() };
-    serde_json::to_vec_pretty(&kept).unwrap_or_default()
+    /// Unix seconds. Every later configuration carries the same operator JWT: a server refuses to reload another one.
+    made_at: u64,
 }
 
 fn settings(home: &Path, options: &DeploymentOptions) -> ServerSettings {

@@ -29,7 +29,7 @@ pub use audit::{AuditLog, Recorded};
 pub use bucket::{Bucket, BucketError, BucketHandle, Entry};
 pub use connection::{Bus, BusConfig, ConnectError};
 pub use consume::{Delivery, Handler, Outcome};
-pub use credentials::{Credentials, CredentialsError};
+pub use credentials::{Credentials, CredentialsError, UserKey};
 pub use dead_letter::DeadLetter;
 pub use deployment::{Deployment, DeploymentError, DeploymentOptions, LIFETIME_SECONDS_DEFAULT};
 pub use operator::{Enrolment, LIFETIME_SECONDS_MAX, LIFETIME_SECONDS_MIN, Operator, OperatorError, ServerSettings};

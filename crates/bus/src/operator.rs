@@ -157,7 +157,8 @@ impl Operator {
         &self.revoked
     }
 
-    /// The server's configuration file.
+    /// The server's configuration file, with JWTs issued at `now`. Give the same time again for a server that is to reload
+    /// it: one with another operator JWT is refused.
     pub fn server_configuration(&self, settings: &ServerSettings, now: u64) -> Result<String, OperatorError> {
         let operator = self.operator_jwt(now)?;
         let (app, tds, sys) = (self.app_jwt(now)?, self.tds_jwt(now)?, self.sys_jwt(now)?);

@@ -438,13 +438,31 @@ async fn revoked_credentials_are_refused_after_a_restart_and_new_ones_are_not() 
     let mut server = start().await;
     let (td_id, credentials) = server.enrol("one").unwrap();
     Bus::connect(&server.config(&credentials), "attester").await.unwrap();
-    server.deployment().revoke(&td_id, now() + 1).unwrap();
+    server.deployment().revoke(&td_id, now()).unwrap();
     assert_eq!(server.stop().await, Some(0));
     server.restart().await.unwrap();
     let refused = Bus::connect(&server.config(&credentials), "attester").await;
     assert!(matches!(refused, Err(ConnectError::Refused { .. })), "{refused:?}");
     let (_, other) = server.enrol("two").unwrap();
     Bus::connect(&server.config(other), "attester").await.unwrap();
+}
+
+/// A reload is enough, and it cuts a connection that is up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_td_is_cut_off_when_the_server_reloads() {
+    let server = start().await;
+    let (td_id, credentials) = server.enrol("one").unwrap();
+    let td = Bus::connect(&server.config(&credentials), "attester").await.unwrap();
+    server.deployment().revoke(&td_id, now()).unwrap();
+    server.reload();
+    let cut = async {
+        while td.is_connected() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, cut).await.expect("the connection is cut");
+    let refused = Bus::connect(&server.config(&credentials), "attester").await;
+    assert!(matches!(refused, Err(ConnectError::Refused { .. })), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

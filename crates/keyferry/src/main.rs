@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bus;
 mod evidence;
 mod output;
 
@@ -26,6 +27,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a bus, let TDs onto it, make its streams.
+    #[command(subcommand)]
+    Bus(bus::BusCommand),
     /// Look into TDX quotes and verify them.
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
 fn run(cli: Option<Cli>) -> CommandResult {
     let Some(cli) = cli else { return Ok(ExitCode::SUCCESS) };
     match cli.command {
+        Command::Bus(command) => bus::run(command),
         Command::Evidence(command) => evidence::run(command),
     }
 }

@@ -27,7 +27,6 @@ impl Failure {
     }
 
     /// The operation failed: exit code 1.
-    #[allow(dead_code, reason = "commands that reach a server fail this way; `evidence` reads files only")]
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self { code: FAILED, message: message.into(), hint: None }
     }
@@ -64,4 +63,10 @@ impl Failure {
 pub(crate) fn data(data: impl Display) -> Result<(), Failure> {
     let text = data.to_string();
     writeln!(std::io::stdout().lock(), "{}", text.trim_end()).map_err(|error| Failure::failed(format!("stdout: {error}")))
+}
+
+/// Says something to the person at the terminal: on stderr.
+pub(crate) fn talk(text: impl Display) {
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(std::io::stderr().lock(), "keyferry: {text}");
 }
