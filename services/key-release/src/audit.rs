@@ -38,12 +38,12 @@ impl Audit {
         self.store(AuditRecord { decision: AuditDecision::Released.into(), ..draft(case) }).await
     }
 
-    /// A release was refused. Stored as well as possible: the refusal stands either way.
-    pub(crate) async fn denied(&self, case: &Case, denial: &Denial) {
+    /// A release was refused. Stored as well as possible: the refusal stands either way. Whether it was stored.
+    pub(crate) async fn denied(&self, case: &Case, denial: &Denial) -> bool {
         // With an authenticated token somebody is known; without, anybody can cause this.
         if case.token_id.is_empty() && !self.anonymous.take() {
             tracing::debug!(reason = denial.reason().label(), "more anonymous refusals than are recorded");
-            return;
+            return false;
         }
         let record = AuditRecord {
             decision: AuditDecision::Denied.into(),
@@ -51,9 +51,7 @@ impl Audit {
             detail: denial.to_string(),
             ..draft(case)
         };
-        if self.store(record).await.is_err() {
-            tracing::warn!(reason = denial.reason().label(), "a refusal could not be recorded");
-        }
+        self.store(record).await.is_ok()
     }
 
     /// An administrator is about to do something.

@@ -12,6 +12,8 @@ use tracing::{Instrument, Span};
 
 use crate::{Denial, administrators::Admin, audit, case::Case, records::PolicyRecord};
 
+/// Events on their way at the same time. On a bus that is gone each waits some seconds; more are dropped and counted.
+const UNDER_WAY_MAX: usize = 256;
 /// The identity of an event about a TD that nobody named.
 const UNKNOWN: &str = "unknown";
 
@@ -59,6 +61,10 @@ impl Events {
     }
 
     fn publish<E: Event + 'static>(&self, event: E) {
+        if self.tasks.len() >= UNDER_WAY_MAX {
+            tracing::warn!(event = E::KIND.schema, "too many events under way: this one is dropped");
+            return;
+        }
         let bus = self.bus.clone();
         let publish = async move {
             let Ok(identity) = TdId::parse(event.identity()) else { return };

@@ -8,7 +8,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures::future::join_all;
-use keyferry_attestation_token::{AuthenticToken, KeySet, TrustedIssuer, authenticate, peek};
+use keyferry_attestation_token::{AuthenticToken, KeySet, TokenDenial, TrustedIssuer, authenticate, peek};
 use keyferry_telemetry::names::JWKS_AGE;
 use keyferry_tls::{RootsConfig, TlsError, read_certificates};
 use keyferry_trust_authority::{JwksSource, TrustAuthorityError};
@@ -87,7 +87,12 @@ impl Issuers {
             return Ok(authenticate(jwt, &[], now)?);
         };
         // An algorithm that this issuer may not use is refused before anything is fetched for it.
-        if issuer.trusted.algorithms.contains(&unverified.algorithm) && !issuer.knows(&unverified.kid) {
+        let algorithms = &issuer.trusted.algorithms;
+        if !algorithms.contains(&unverified.algorithm) {
+            let allowed = algorithms.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(", ");
+            return Err(TokenDenial::AlgorithmNotAllowed { found: unverified.algorithm.to_string(), allowed }.into());
+        }
+        if !issuer.knows(&unverified.kid) {
             issuer.refresh_on_demand(&unverified.kid, now).await;
         }
         let fetched = issuer.fresh().ok_or(Denial::JwksUnavailable)?;

@@ -178,21 +178,17 @@ impl Inner {
 
     async fn decide_and_record(&self, case: &mut Case, credential: Credential) -> Result<Released, Denial> {
         let decision = tokio::time::timeout(DECISION_WITHIN, self.decide(case, credential)).await;
-        let result = match decision.unwrap_or(Err(Denial::DeadlineExceeded)) {
-            // The answer exists only once the record does.
-            Ok(wrapped) => self.audit.released(case).await.map(|proof| wrapped.recorded(proof)),
-            Err(denial) => {
-                self.audit.denied(case, &denial).await;
-                Err(denial)
-            }
-        };
-        match result {
-            Ok(key) => {
+        match decision.unwrap_or(Err(Denial::DeadlineExceeded)) {
+            Ok(wrapped) => {
+                // The answer exists only once the record does.
+                let key = wrapped.recorded(self.audit.released(case).await?);
                 self.events.released(case);
                 Ok(Released { release_id: case.release_id, key })
             }
             Err(denial) => {
-                self.events.denied(case, &denial);
+                if self.audit.denied(case, &denial).await {
+                    self.events.denied(case, &denial);
+                }
                 Err(denial)
             }
         }

@@ -140,9 +140,10 @@ impl Stack {
         self.messages("AUDIT").await.iter().map(|body| AuditRecord::decode(body.as_slice()).unwrap()).collect()
     }
 
+    /// Everything in a stream, as whoever owns the bus reads it.
     pub(crate) async fn messages(&self, stream: &str) -> Vec<Vec<u8>> {
-        let auditor = self.nats.connect(Role::Auditor).await.unwrap();
-        let stream = auditor.jetstream().get_stream(stream).await.unwrap();
+        let owner = self.nats.connect(Role::Admin).await.unwrap();
+        let stream = owner.jetstream().get_stream(stream).await.unwrap();
         let last = stream.cached_info().state.last_sequence;
         let mut messages = Vec::new();
         for sequence in 1..=last {

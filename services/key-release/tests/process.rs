@@ -1,0 +1,143 @@
+//! The program itself: its example configuration, its readiness, a restart, a drain.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+mod harness;
+
+use std::{path::Path, time::Duration};
+
+use harness::{TD, admin, issuer_config, refusal, refused, verifier};
+use key_release::Config;
+use keyferry_bus::Role;
+use keyferry_contract::release::v1::{
+    CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, TransferKeyRequest, TransferKeyResponse,
+    key_administration_client::KeyAdministrationClient, key_broker_client::KeyBrokerClient, transfer_key_request::Credential,
+};
+use keyferry_key_wrap::WrappedKey;
+use keyferry_lifecycle::{Layers, clock, load};
+use keyferry_testkit::{
+    nats::NatsServer,
+    process::{Service, ServiceSpec},
+};
+use keyferry_tls::{CertificateAuthority, RootsConfig, client_config, grpc_channel};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::{Code, Status, transport::Channel};
+use verifier::{ANCHOR, Verifier};
+
+fn example() -> Layers {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("key-release.example.toml");
+    Layers { file: Some(file), ..Layers::default() }
+}
+
+#[test]
+fn the_example_configuration_is_accepted() {
+    let config: Config = load(&example()).unwrap();
+    assert_eq!((config.issuers.len(), config.listen.port()), (2, 9443));
+    assert!(config.verifier.is_some() && config.admin.username.as_deref() == Some("admin"));
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let settings = ["issuers=[]", "listen=nowhere", "surprise=1", "verifier.api_url=http://plain", "trace_context=believe"];
+    let layers = Layers { settings: settings.map(str::to_owned).to_vec(), ..example() };
+    let error = load::<Config>(&layers).unwrap_err();
+    let mistakes: Vec<_> = error.mistakes().iter().map(|mistake| mistake.setting().to_owned()).collect();
+    for setting in ["issuers", "listen", "surprise", "trace_context"] {
+        assert!(mistakes.iter().any(|mistake| mistake == setting), "{setting} is not in {mistakes:?}");
+    }
+    let layers = Layers { settings: vec!["verifier.api_url=http://plain".to_owned()], ..example() };
+    assert_eq!(load::<Config>(&layers).unwrap_err().mistakes()[0].setting(), "verifier.api_url");
+}
+
+fn settings(directory: &Path, nats: &NatsServer, verifier: &Verifier, authority: &CertificateAuthority) -> Value {
+    let issuer = issuer_config(directory, authority, verifier);
+    let tls = authority.issue_server(&["127.0.0.1"], clock::now(), 30).unwrap().write_server(directory, "listener").unwrap();
+    let password = directory.join("password");
+    std::fs::write(&password, format!("{}\n", harness::PASSWORD)).unwrap();
+    json!({
+        "listen": "127.0.0.1:0",
+        "store_key_file": directory.join("store.key"),
+        "tls": { "certificate_file": tls.certificate_file, "key_file": tls.key_file },
+        "bus": { "url": nats.url(), "ca_file": nats.ca_file(), "credentials_file": nats.credentials_file(Role::KeyRelease) },
+        "issuers": [{
+            "issuer": issuer.issuer, "root_file": issuer.root_file, "jwks_url": issuer.jwks_url, "jwks_ca_file": issuer.jwks_ca_file,
+            "algorithms": ["ES256"]
+        }],
+        "kms": { "dev": { "file": directory.join("keys"), "key_file": directory.join("keys.key") } },
+        "runtime": { "health": { "listen": "127.0.0.1:0" } }
+    })
+}
+
+async fn ready(service: &Service) -> String {
+    let mut stream = TcpStream::connect(service.address("health").unwrap()).await.unwrap();
+    stream.write_all(b"GET /health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Readiness is a level, not an edge: asked until it is there.
+async fn until_ready(service: &Service) {
+    let waiting = async {
+        while !ready(service).await.starts_with("HTTP/1.1 200") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+}
+
+fn channel(service: &Service, authority: &CertificateAuthority) -> Channel {
+    let roots = RootsConfig::Ders(vec![authority.certificate_der().to_vec()]);
+    grpc_channel(&format!("https://{}", service.address("grpc").unwrap()), &client_config(&roots, false).unwrap()).unwrap()
+}
+
+async fn transfer(channel: &Channel, key_id: &str, token: String) -> Result<TransferKeyResponse, Status> {
+    let request = TransferKeyRequest { key_id: key_id.to_owned(), credential: Some(Credential::Token(token)) };
+    KeyBrokerClient::new(channel.clone()).transfer_key(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_starts_before_the_verifier_and_keeps_its_keys_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = CertificateAuthority::generate("test root", clock::now(), 30).unwrap();
+    let verifier = Verifier::start(&authority);
+    let nats = NatsServer::start().await.unwrap();
+    let spec = ServiceSpec {
+        name: "key-release",
+        instance: "key-release".to_owned(),
+        config: settings(directory.path(), &nats, &verifier, &authority),
+        environment: vec![
+            ("ADMIN_USERNAME".to_owned(), "admin".to_owned()),
+            ("ADMIN_PASSWORD_FILE".to_owned(), directory.path().join("password").display().to_string()),
+        ],
+    };
+    let mut service = Service::start(spec, directory.path()).await.unwrap();
+    let answer = ready(&service).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("jwks"), "{answer}");
+
+    let first = channel(&service, &authority);
+    let mut administration = KeyAdministrationClient::new(first.clone());
+    let document = json!({ "attestation_type": "TDX", "tdx": { "attributes": { "trust_anchor": ANCHOR } } }).to_string();
+    let policy_id = administration.create_policy(admin(CreatePolicyRequest { document })).await.unwrap().into_inner().policy_id;
+    let request = CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id, kms_key_ref: String::new() };
+    let key_id = administration.create_key(admin(request)).await.unwrap().into_inner().key_id;
+    assert_eq!(refusal(transfer(&first, &key_id, verifier.token(|_| {})).await), refused(Code::Unavailable, "jwks_unavailable"));
+
+    verifier.publish();
+    until_ready(&service).await;
+    let released = transfer(&first, &key_id, verifier.token(|_| {})).await.unwrap();
+    let before = TD.unwrap_key(&WrappedKey::from_parts(released.wrapped_key, released.wrapped_swk)).unwrap();
+    assert_eq!(service.stop().await, Some(0), "a drain ends with 0\n{}", service.log());
+
+    service.restart().await.unwrap();
+    until_ready(&service).await;
+    let released = transfer(&channel(&service, &authority), &key_id, verifier.token(|_| {})).await.unwrap();
+    let after = TD.unwrap_key(&WrappedKey::from_parts(released.wrapped_key, released.wrapped_swk)).unwrap();
+    assert_eq!(before.expose(), after.expose());
+    service.kill().await;
+    assert!(!service.log().contains(harness::PASSWORD));
+}

