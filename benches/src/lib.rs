@@ -1,1 +1,0 @@
-//! Throughput as a fraction of the cryptographic bound of the same run.
