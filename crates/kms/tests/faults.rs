@@ -5,7 +5,7 @@ mod support;
 
 use std::{io, sync::Arc, time::Duration};
 
-use keyferry_kms::{FetchedKey, KeyRef, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Stage};
+use keyferry_kms::{FetchedKey, KeyRef, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Stage, TlsLibrary};
 use support::{
     scripted::{Reaction, Scripted},
     ttlv::{Key, answered, message, refused, text},
@@ -239,4 +239,47 @@ async fn two_objects_with_the_name_of_a_lost_one_are_refused() {
     .await;
     let error = KmipKms::new(&server.config()).unwrap().create(&spec()).await.unwrap_err();
     assert_eq!(error.label(), "key_mismatch");
+}
+
+#[tokio::test]
+async fn waiting_for_a_free_connection_has_its_own_limit() {
+    let server = Scripted::start(|_, _| Reaction::Silence).await;
+    let mut config = server.config();
+    config.connections = 1;
+    config.timeouts.request = Duration::from_millis(300);
+    let kms = KmipKms::new(&config).unwrap();
+    // The first holds the only connection for two limits (it is repeated once); the second gives up after one.
+    let (first, second) = futures::future::join(kms.health(), kms.inspect(&seven())).await;
+    assert_eq!(first, Err(KmsError::Timeout(Stage::Request)));
+    assert_eq!(second.map(drop), Err(KmsError::Timeout(Stage::Pool)));
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_before_anything_is_sent() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = runtime.block_on(Scripted::start(|_, _| Reaction::Silence));
+    let refused = |change: &dyn Fn(&mut KmipConfig)| {
+        let mut config = server.config();
+        change(&mut config);
+        match KmipKms::new(&config).unwrap_err() {
+            KmsError::Configuration { field, .. } => field,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused(&|config| config.address = "no-port".to_owned()), "address");
+    assert_eq!(refused(&|config| config.address = ":5696".to_owned()), "address");
+    assert_eq!(refused(&|config| config.connections = 0), "connections");
+    assert_eq!(refused(&|config| config.connections = 17), "connections");
+    assert_eq!(refused(&|config| config.username = Some("broker".to_owned())), "username");
+    assert_eq!(refused(&|config| config.cipher_list = Some("AES128-SHA256".to_owned())), "cipher_list");
+    for library in [TlsLibrary::Rustls, TlsLibrary::OpenSsl] {
+        refused(&|config| {
+            config.tls = library;
+            config.ca_file = "/nonexistent/ca.pem".into();
+        });
+        refused(&|config| {
+            config.tls = library;
+            config.key_file = config.ca_file.clone();
+        });
+    }
 }

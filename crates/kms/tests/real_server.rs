@@ -3,12 +3,25 @@
 
 mod support;
 
-use keyferry_kms::{FetchedKey, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Revocation, TlsLibrary, fingerprint, fingerprint_matches};
+use std::sync::Arc;
+
+use keyferry_kmip::{Algorithm, HEADER_BYTES, NewKey, Operation, Request, UsageMask, decode, encode, frame_length};
+use keyferry_kms::{
+    FetchedKey, KeyRef, KeySpec, KeyState, KmipConfig, KmipKms, Kms, KmsError, Revocation, TlsLibrary, Version, fingerprint,
+    fingerprint_matches,
+};
 use keyferry_testkit::pykmip::{Profile, Pykmip};
+use keyferry_tls::{RootsConfig, mutual_client_config};
+use rustls::pki_types::ServerName;
 use support::{
     scripted::{Reaction, Scripted},
     start,
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 fn connect(config: &KmipConfig) -> KmipKms {
     KmipKms::new(config).unwrap()
@@ -101,4 +114,48 @@ async fn rustls_says_that_intels_configuration_needs_openssl() {
     let error = connect(&config).health().await.unwrap_err();
     assert_eq!((error.label(), error.retryable()), ("kms_tls", false));
     assert!(error.to_string().contains("openssl"), "{error}");
+}
+
+/// One request over a connection of its own, as Intel's broker sends it: nothing else before or after.
+async fn raw(server: &Pykmip, request: &Request<'_>) -> Vec<u8> {
+    let tls = mutual_client_config(&RootsConfig::CaFile(server.ca_file()), server.owner(), true).unwrap();
+    let tcp = TcpStream::connect(server.address()).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let mut stream = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.unwrap();
+    stream.write_all(&encode(Version::V1_4, None, std::slice::from_ref(request)).unwrap()).await.unwrap();
+    let mut answer = vec![0; HEADER_BYTES];
+    stream.read_exact(&mut answer).await.unwrap();
+    let length = frame_length(answer[..].try_into().unwrap()).unwrap();
+    answer.resize(HEADER_BYTES + length, 0);
+    stream.read_exact(&mut answer[HEADER_BYTES..]).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_key_that_was_never_activated_is_inspected_released_with_the_switch_and_destroyed() {
+    let server = start(Profile::Ecdsa).await;
+    let usage = UsageMask::ENCRYPT.with(UsageMask::DECRYPT);
+    let request = Request::Create { key: NewKey { algorithm: Algorithm::Aes, length_bits: 256, usage, name: None } };
+    let answer = raw(&server, &request).await;
+    let key = KeyRef::parse(decode(&answer, &[request]).unwrap()[0].id().unwrap().as_str()).unwrap();
+
+    let mut config = server.config(server.owner());
+    let strict = connect(&config);
+    assert_eq!(strict.inspect(&key).await.unwrap().state, Some(KeyState::PreActive));
+    assert_eq!(strict.fetch(&key, &spec("intel")).await.map(drop), Err(KmsError::KeyPreActive));
+    config.release.accept_pre_active = true;
+    connect(&config).fetch(&key, &spec("intel")).await.unwrap();
+    strict.destroy(&key).await.unwrap();
+    assert_eq!(strict.inspect(&key).await, Err(KmsError::KeyNotFound));
+}
+
+#[tokio::test]
+async fn the_server_tells_what_it_can_do() {
+    let server = start(Profile::Ecdsa).await;
+    let answer = raw(&server, &Request::DiscoverVersions).await;
+    let versions = decode(&answer, &[Request::DiscoverVersions]).unwrap()[0].versions().unwrap();
+    assert!(versions.contains(&(2, 0)) && versions.contains(&(1, 4)), "{versions:?}");
+    let answer = raw(&server, &Request::Query).await;
+    let operations = decode(&answer, &[Request::Query]).unwrap()[0].operations().unwrap();
+    assert!(operations.contains(&Operation::Get) && operations.contains(&Operation::Create), "{operations:?}");
 }
