@@ -39,12 +39,17 @@ impl Failure {
 
     /// In our two-line form what clap says in its own.
     pub(crate) fn command_line(error: &clap::Error) -> Self {
+        const HELP: &str = "see `keyferry --help`, or --help after the command";
+        if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            return Self::usage("a command is missing").hint(HELP);
+        }
         let text = error.to_string();
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let message = lines.next().unwrap_or("no such command").trim_start_matches("error: ").to_owned();
-        let detail: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+        let mut detail: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+        let tip = detail.iter().position(|line| line.starts_with("tip: ")).map(|at| detail.remove(at));
         let message = if message.ends_with(':') { format!("{message} {}", detail.join(" ")) } else { message };
-        Self::usage(message).hint("see `keyferry --help`, or --help after the command")
+        Self::usage(message).hint(tip.map_or(HELP, |tip| tip.trim_start_matches("tip: ")))
     }
 
     /// Says it on stderr and gives the exit code.

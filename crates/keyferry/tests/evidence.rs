@@ -211,6 +211,11 @@ fn mistakes_on_the_command_line_say_what_to_do() {
     usage_error(&stage.verify(&["--root", &stage.file("root.pem", b"-----BEGIN")]), "root.pem");
     usage_error(&keyferry(&["evidence", "verify", "--quote", "q"]), "--collateral <FILE>");
     usage_error(&keyferry(&["evidence", "look"]), "look");
+    usage_error(&keyferry(&["evidence"]), "a command is missing");
+    usage_error(&keyferry(&[]), "a command is missing");
+    let misspelt = keyferry(&["evidence", "verfy"]);
+    usage_error(&misspelt, "verfy");
+    assert!(String::from_utf8_lossy(&misspelt.stderr).contains("'verify'"));
     let quote = stage.file("junk", b"junk");
     usage_error(&keyferry(&["evidence", "inspect", "--quote", &quote]), "junk");
 }
