@@ -161,6 +161,11 @@ impl Appraiser {
         &self.issuer
     }
 
+    /// The evaluation numbers seen so far, by platform family.
+    pub(crate) fn evaluations_seen(&self) -> Vec<([u8; 6], u32)> {
+        self.verifier.memory().seen()
+    }
+
     /// Appraises at `now` (Unix seconds). A few milliseconds of CPU.
     pub(crate) fn attest(&self, evidence: &Evidence, now: u64) -> Result<Verdict, Refusal> {
         let verified = spans::step(names::VERIFY_QUOTE).in_scope(|| self.verify(&evidence.quote, now))?;

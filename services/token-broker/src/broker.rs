@@ -69,6 +69,11 @@ impl Broker {
         self.appraiser.issuer().key().algorithm().name()
     }
 
+    /// The evaluation numbers seen so far, by platform family.
+    pub(crate) fn evaluations_seen(&self) -> Vec<([u8; 6], u32)> {
+        self.appraiser.evaluations_seen()
+    }
+
     /// Answers evidence. A denial is in the audit stream when this returns; an outage decided nothing.
     pub(crate) async fn attest(&self, evidence: Evidence) -> Result<TokenIssued, Refusal> {
         let subject = Subject::of(&evidence);

@@ -69,7 +69,8 @@ impl Handler<EvidenceCollected> for EvidenceHandler {
     /// A message nobody could read, or under another TD's subject: an audit record under the identity of its subject.
     async fn buried(&self, letter: &DeadLetter) -> bool {
         names::DEAD_LETTERS.add(1, &[(names::STREAM, EvidenceCollected::KIND.stream.name()), (names::REASON, letter.reason.label())]);
-        if letter.reason.decision() == keyferry_contract::Decision::Error {
+        // Given up after outages: nothing was decided, so there is no decision to record.
+        if Refusal::new(letter.reason, "").is_outage() {
             return true;
         }
         let td_id = letter.subject.rsplit('.').next().unwrap_or_default().to_owned();

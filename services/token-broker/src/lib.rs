@@ -14,6 +14,7 @@ mod appraiser;
 mod broker;
 mod collateral;
 mod config;
+mod evaluations;
 mod events;
 mod fleet;
 mod keys;
@@ -39,6 +40,7 @@ use crate::{
     appraiser::{Appraiser, Policies},
     broker::Broker,
     collateral::CollateralStore,
+    evaluations::EvaluationFile,
     events::{DURABLE, EvidenceHandler, serve_requests},
     fleet::Fleet,
     keys::Keys,
@@ -51,6 +53,8 @@ use crate::{
 const REDEMPTION_GRACE: Duration = Duration::from_mins(10);
 /// How often the connection to the bus is looked at for readiness.
 const BUS_LOOK: Duration = Duration::from_secs(1);
+/// How often the evaluation numbers seen are written down.
+const EVALUATIONS_LOOK: Duration = Duration::from_secs(1);
 /// How long open HTTPS connections may finish after the signal to stop.
 const HTTPS_DRAIN: Duration = Duration::from_secs(10);
 
@@ -60,9 +64,12 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let keys = open_keys(&config.token).await?;
     let collateral = Arc::new(CollateralStore::open(&config.evidence.collateral_files).during("reading evidence.collateral_files")?);
     let policies = policies(&config.evidence)?;
+    let evaluations = EvaluationFile::open(&config.token.key_directory).during("reading the evaluation numbers of token.key_directory")?;
     let bus = Bus::connect(&config.bus, "token-broker").await.during("connecting to the bus")?;
 
-    let broker = Arc::new(broker(&config, &bus, keys, anchor, policies, Arc::clone(&collateral)));
+    let verifier = Verifier::new(anchor).with_allowances(policies.base().allowances()).with_memory(evaluations.memory());
+    let broker = Arc::new(broker(&config, &bus, keys, verifier, policies, Arc::clone(&collateral)));
+    keep_evaluations(&scope, &broker, evaluations);
     let reload = Duration::from_secs(config.evidence.collateral_reload_seconds);
     scope.spawn("collateral", collateral.follow(reload, cancelled(&scope)));
     watch_bus(&scope, &bus);
@@ -103,7 +110,7 @@ fn policies(config: &EvidenceConfig) -> Result<Policies, StartError> {
     Policies::open(config.policy_file.as_deref(), named).during("reading the appraisal policies")
 }
 
-fn broker(config: &Config, bus: &Bus, keys: Keys, anchor: TrustAnchor, policies: Policies, collateral: Arc<CollateralStore>) -> Broker {
+fn broker(config: &Config, bus: &Bus, keys: Keys, verifier: Verifier, policies: Policies, collateral: Arc<CollateralStore>) -> Broker {
     // One secret of the key directory, three independent keys: each is the HMAC of its purpose.
     let derived = |purpose: &str| {
         let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, &keys.nonce), purpose.as_bytes());
@@ -113,7 +120,6 @@ fn broker(config: &Config, bus: &Bus, keys: Keys, anchor: TrustAnchor, policies:
     let redemption_key = hmac::Key::new(hmac::HMAC_SHA256, &derived("keyferry redemption"));
     let platform_key = hmac::Key::new(hmac::HMAC_SHA256, &derived("keyferry platform"));
     let lifetime = Duration::from_secs(config.nonce.lifetime_seconds + config.token.lifetime_seconds) + REDEMPTION_GRACE;
-    let verifier = Verifier::new(anchor).with_allowances(policies.base().allowances());
     let issuer = TokenIssuer::new(&config.token.issuer, keys.signing, config.token.lifetime_seconds);
     Broker::new(
         Appraiser::new(verifier, policies, collateral, issuer, platform_key),
@@ -123,6 +129,28 @@ fn broker(config: &Config, bus: &Bus, keys: Keys, anchor: TrustAnchor, policies:
         Fleet::new(bus),
         Pool::new(config.work.appraisals),
     )
+}
+
+/// Writes evaluation numbers down as they rise, and once more at the end.
+fn keep_evaluations(scope: &Scope, broker: &Arc<Broker>, mut file: EvaluationFile) {
+    let (broker, stop) = (Arc::clone(broker), cancelled(scope));
+    scope.spawn("evaluations", async move {
+        tokio::pin!(stop);
+        let mut stopping = false;
+        while !stopping {
+            tokio::select! {
+                () = tokio::time::sleep(EVALUATIONS_LOOK) => {}
+                () = &mut stop => stopping = true,
+            }
+            let seen = broker.evaluations_seen();
+            let kept = tokio::task::spawn_blocking(move || (file.keep(seen), file)).await;
+            let Ok((result, back)) = kept else { return };
+            file = back;
+            if let Err(error) = result {
+                tracing::error!(%error, "the evaluation numbers could not be written down");
+            }
+        }
+    });
 }
 
 /// Readiness follows the connection.

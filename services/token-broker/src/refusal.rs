@@ -2,7 +2,7 @@
 
 use keyferry_appraisal::AppraisalDenial;
 use keyferry_bus::{BucketError, PublishError};
-use keyferry_contract::{Decision, Reason, release::v1::ClaimResult};
+use keyferry_contract::{Reason, release::v1::ClaimResult};
 use keyferry_dcap::DcapDenial;
 use keyferry_tdx_quote::QuoteError;
 
@@ -24,9 +24,19 @@ impl Refusal {
         Self { reason, detail: detail.into(), claims: Vec::new() }
     }
 
-    /// Whether a repetition can help: something was out of reach, nothing was decided.
-    pub(crate) fn is_outage(&self) -> bool {
-        self.reason.decision() == Decision::Error
+    /// Whether a repetition of the same evidence can help: something of ours was out of reach, nothing was decided.
+    /// Collateral that is missing or has expired is no such thing: it waits for an operator, and the nonce does not.
+    pub(crate) const fn is_outage(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::Overloaded
+                | Reason::VerifierUnavailable
+                | Reason::StoreUnavailable
+                | Reason::AuditUnavailable
+                | Reason::BusUnavailable
+                | Reason::DeadlineExceeded
+                | Reason::Internal
+        )
     }
 }
 

@@ -27,6 +27,13 @@ fn the_example_is_a_valid_configuration() {
 }
 
 #[test]
+fn the_example_policy_is_a_valid_policy() {
+    let policy = keyferry_appraisal::AppraisalPolicy::from_json(include_str!("../appraisal-policy.example.json")).unwrap();
+    assert_eq!(policy.allowances(), keyferry_appraisal::Allowances::NONE);
+    assert!(policy.reference_values().mr_td.is_some());
+}
+
+#[test]
 fn all_mistakes_are_named_in_one_run() {
     let directory = tempfile::tempdir().unwrap();
     let mut layers = example(directory.path());
@@ -41,7 +48,7 @@ fn all_mistakes_are_named_in_one_run() {
     .map(str::to_owned)
     .to_vec();
     let error = load::<Config>(&layers).unwrap_err();
-    let text: String = error.mistakes().iter().map(|mistake| format!("{mistake}\n")).collect();
+    let text = error.mistakes().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     for setting in [
         "nonce.lifetime_seconds",
         "token.lifetime_seconds",

@@ -16,7 +16,7 @@ use keyferry_tdx_quote::TdAttributes;
 use keyferry_testkit::nats::now;
 use prost::Message;
 use serde_json::json;
-use world::{Answer, USER_DATA, World, decided};
+use world::{Answer, USER_DATA, World, decided, evidence_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sound_evidence_gets_a_token_that_says_whose_it_is() {
@@ -74,7 +74,7 @@ async fn the_same_evidence_again_gets_the_identical_token_and_other_evidence_a_r
 
     // A genuine quote of the same TD over the used nonce, with other data, and the same quote for another attestation.
     let other_td = world.simulated.with(|td| td.rtmr3 = [9; 48]);
-    let other_quote = world.event(world.evidence_of(&other_td, &nonce));
+    let other_quote = world.event(evidence_of(&other_td, &nonce));
     assert_eq!(world.rejection(&other_quote).await, Reason::NonceReplayed);
     let other_attestation = EvidenceCollected { attestation_id: AttestationId::random().to_string(), ..event.clone() };
     assert_eq!(world.rejection(&other_attestation).await, Reason::NonceReplayed);
@@ -111,6 +111,8 @@ async fn nonces_are_the_verifiers_own_fresh_and_for_this_exchange() {
     assert_eq!(world.rejection(&world.event(world.evidence(&old))).await, Reason::NonceExpired);
 }
 
+type Edit = fn(&mut Vec<u8>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn weak_foreign_and_broken_evidence_is_rejected_with_its_reason_and_recorded() {
     let mut world = World::start().await;
@@ -132,13 +134,13 @@ async fn weak_foreign_and_broken_evidence_is_rejected_with_its_reason_and_record
     let mut rejected = 0;
     for (td, reason) in cases {
         let nonce = world.nonce().await;
-        assert_eq!(world.rejection(&world.event(world.evidence_of(&td, &nonce))).await, reason);
+        assert_eq!(world.rejection(&world.event(evidence_of(&td, &nonce))).await, reason);
         rejected += 1;
     }
 
     let nonce = world.nonce().await;
     let sound = world.evidence(&nonce);
-    let edits: [(fn(&mut Vec<u8>), Reason); 5] = [
+    let edits: [(Edit, Reason); 5] = [
         (|quote| quote.truncate(1000), Reason::QuoteMalformed),
         (|quote| quote.resize(16 * 1024 + 1, 0), Reason::RequestTooLarge),
         (|quote| quote.push(7), Reason::QuoteMalformed),
@@ -252,5 +254,10 @@ async fn policies_and_collateral_are_followed() {
     while world.broker.log().matches("collateral was read again").count() < 2 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+    assert_eq!(world.rejection(&world.event(world.evidence(&nonce))).await, Reason::CollateralRolledBack);
+    // A restart does not forget.
+    world.broker.stop().await;
+    world.broker.restart().await.unwrap();
+    let nonce = world.nonce().await;
     assert_eq!(world.rejection(&world.event(world.evidence(&nonce))).await, Reason::CollateralRolledBack);
 }

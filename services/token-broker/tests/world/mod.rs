@@ -137,12 +137,7 @@ impl World {
 
     /// Sound evidence of the TD over this nonce.
     pub(crate) fn evidence(&self, nonce: &VerifierNonce) -> Evidence {
-        self.evidence_of(&self.simulated, nonce)
-    }
-
-    pub(crate) fn evidence_of(&self, td: &SimulatedTd, nonce: &VerifierNonce) -> Evidence {
-        let quote = td.quote(&report_data(&nonce.val, &nonce.iat, USER_DATA)).unwrap();
-        Evidence { quote, nonce: Some(nonce.clone()), user_data: USER_DATA.to_vec(), event_log: Vec::new() }
+        evidence_of(&self.simulated, nonce)
     }
 
     pub(crate) fn event(&self, evidence: Evidence) -> EvidenceCollected {
@@ -242,6 +237,11 @@ impl World {
     pub(crate) async fn provision(&self) {
         self.admin.provision(&Provisioning::default()).await.unwrap();
     }
+}
+
+pub(crate) fn evidence_of(td: &SimulatedTd, nonce: &VerifierNonce) -> Evidence {
+    let quote = td.quote(&report_data(&nonce.val, &nonce.iat, USER_DATA)).unwrap();
+    Evidence { quote, nonce: Some(nonce.clone()), user_data: USER_DATA.to_vec(), event_log: Vec::new() }
 }
 
 pub(crate) fn decided(records: &[AuditRecord], decision: AuditDecision) -> Vec<&AuditRecord> {

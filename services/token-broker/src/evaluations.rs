@@ -1,0 +1,91 @@
+//! The highest evaluation numbers seen, kept over restarts beside the keys: a restart must not be a way to roll
+//! collateral back.
+
+use std::{
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use keyferry_dcap::EvaluationMemory;
+
+/// One line per platform family: FMSPC in hex, a blank, the number.
+const FILE: &str = "evaluation-numbers";
+
+/// The file, and what it holds.
+#[derive(Debug)]
+pub(crate) struct EvaluationFile {
+    path: PathBuf,
+    written: Vec<([u8; 6], u32)>,
+}
+
+impl EvaluationFile {
+    /// Reads the file; none is an empty one, a damaged one is an error.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged: restore it, or remove it", path.display()));
+        let written = text.lines().map(parse).collect::<Option<_>>().ok_or_else(damaged)?;
+        Ok(Self { path, written })
+    }
+
+    /// A memory that begins with these numbers.
+    pub(crate) fn memory(&self) -> EvaluationMemory {
+        EvaluationMemory::with(self.written.iter().copied())
+    }
+
+    /// Writes what was seen since, if anything was. Replicas share the file: a higher number of theirs is kept.
+    pub(crate) fn keep(&mut self, seen: Vec<([u8; 6], u32)>) -> io::Result<()> {
+        if seen == self.written {
+            return Ok(());
+        }
+        let others = Self::open(self.path.parent().unwrap_or(Path::new(".")))?;
+        let mut text = String::new();
+        for (fmspc, number) in &seen {
+            let theirs = others.written.iter().find(|(family, _)| family == fmspc).map_or(0, |(_, number)| *number);
+            let _infallible = writeln!(text, "{} {}", hex::encode(fmspc), number.max(&theirs));
+        }
+        for (fmspc, number) in others.written.iter().filter(|(family, _)| seen.iter().all(|(known, _)| known != family)) {
+            let _infallible = writeln!(text, "{} {number}", hex::encode(fmspc));
+        }
+        let beside = self.path.with_extension("new");
+        fs::write(&beside, text)?;
+        fs::rename(&beside, &self.path)?;
+        self.written = seen;
+        Ok(())
+    }
+}
+
+fn parse(line: &str) -> Option<([u8; 6], u32)> {
+    let (family, number) = line.split_once(' ')?;
+    let mut fmspc = [0; 6];
+    hex::decode_to_slice(family, &mut fmspc).ok()?;
+    Some((fmspc, number.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_survive_and_never_fall_between_replicas() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut one, mut two) = (EvaluationFile::open(directory.path()).unwrap(), EvaluationFile::open(directory.path()).unwrap());
+        one.keep(vec![([1; 6], 20), ([3; 6], 7)]).unwrap();
+        two.keep(vec![([1; 6], 19), ([2; 6], 5)]).unwrap();
+        let mut seen = EvaluationFile::open(directory.path()).unwrap().memory().seen();
+        seen.sort_unstable();
+        assert_eq!(seen, [([1; 6], 20), ([2; 6], 5), ([3; 6], 7)]);
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_empty_one() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(FILE), "nonsense").unwrap();
+        assert!(EvaluationFile::open(directory.path()).unwrap_err().to_string().contains("damaged"));
+    }
+}
