@@ -1,6 +1,10 @@
 //! Consuming a work queue: a message leaves it after its effect, or for the dead letters with a reason. Never otherwise.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_nats::jetstream::{self, AckKind, consumer::PullConsumer};
 use futures::{FutureExt, StreamExt};
@@ -16,7 +20,7 @@ use crate::{
     Bus,
     connection::jittered,
     dead_letter::DeadLetter,
-    headers,
+    headers, metrics,
     provision::{ACK_WAIT, DELIVERIES_MAX},
 };
 
@@ -60,6 +64,17 @@ pub enum Outcome {
         /// Which field or check; never a secret.
         detail: String,
     },
+}
+
+impl Outcome {
+    /// A label for metrics; empty = none.
+    const fn failure(&self) -> &'static str {
+        match self {
+            Self::Done => "",
+            Self::Retry { .. } => "retry",
+            Self::Poison { reason, .. } => reason.label(),
+        }
+    }
 }
 
 /// Handles the messages of one queue. A closure `Fn(Delivery<E>) -> impl Future<Output = Outcome>` is one.
@@ -173,7 +188,9 @@ impl<E: Event + 'static, H: Handler<E>> Queue<E, H> {
             message.headers.as_ref(),
         );
         async {
+            let started = Instant::now();
             let outcome = self.outcome(&message, sequence, delivery).await;
+            metrics::handled(&E::subject_template(), outcome.failure(), started.elapsed());
             self.settle(&message, sequence, delivery, outcome).await;
         }
         .instrument(span)
@@ -182,6 +199,10 @@ impl<E: Event + 'static, H: Handler<E>> Queue<E, H> {
     }
 
     async fn outcome(&self, message: &jetstream::Message, sequence: u64, delivery: u32) -> Outcome {
+        if delivery > DELIVERIES_MAX {
+            // Whoever had it before never came to an end: it may be what kills workers. It is buried unopened.
+            return Outcome::Retry { after: None };
+        }
         let (event, identity) = match decode::<E>(message) {
             Ok(decoded) => decoded,
             Err((reason, detail)) => return Outcome::Poison { reason, detail: detail.to_owned() },

@@ -17,6 +17,7 @@ mod deployment;
 mod files;
 mod headers;
 mod jwt;
+mod metrics;
 mod operator;
 pub mod permissions;
 pub mod provision;

@@ -9,10 +9,11 @@ use async_nats::{
 use bytes::Bytes;
 use keyferry_contract::{CONTENT_TYPE, Event, message_id};
 use keyferry_identifiers::TdId;
+use keyferry_telemetry::SpanAttributes;
 use tokio::sync::broadcast;
 use tracing::Instrument;
 
-use crate::{Bus, connection::jittered, headers};
+use crate::{Bus, connection::jittered, headers, metrics};
 
 /// How long an event is tried for, unless the caller says otherwise. Far inside the window in which the stream
 /// recognises a repetition.
@@ -63,6 +64,20 @@ pub enum PublishError {
         /// The last failure.
         detail: String,
     },
+}
+
+impl PublishError {
+    /// A label for metrics and spans.
+    const fn class(&self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Forbidden { .. } => "forbidden",
+            Self::Conflict => "conflict",
+            Self::Full { .. } => "full",
+            Self::Refused { .. } => "refused",
+            Self::Unacknowledged { .. } => "unacknowledged",
+        }
+    }
 }
 
 /// Where a message is stored.
@@ -116,15 +131,22 @@ impl Bus {
     ) -> Result<Stored, PublishError> {
         let id = message_id(&body);
         let span = headers::producer_span(&subject, template, &id);
-        async {
+        let started = Instant::now();
+        let stored = async {
             let mut headers = HeaderMap::new();
             headers::describe(&mut headers, CONTENT_TYPE, schema);
             headers::inject(&mut headers);
             let message = PublishMessage::build().headers(headers).message_id(&id).payload(body);
             self.publish_raw(subject, message, Attempt::within(within)).await
         }
-        .instrument(span)
-        .await
+        .instrument(span.clone())
+        .await;
+        let failure = stored.as_ref().err().map_or("", PublishError::class);
+        if !failure.is_empty() {
+            span.failed(failure);
+        }
+        metrics::sent(template, failure, started.elapsed());
+        stored
     }
 
     /// Publishes until acknowledged; the message must carry an id, or a repetition is stored twice.

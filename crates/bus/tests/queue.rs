@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::jetstream::stream::Info;
+use async_nats::jetstream::{AckKind, consumer::PullConsumer, stream::Info};
 use keyferry_bus::{
     Bucket, BucketError, Bus, DeadLetter, Delivery, Handler, Outcome, Provisioning, PublishError, Role, dead_letter,
     permissions::EVIDENCE_CONSUMER,
@@ -42,6 +42,24 @@ async fn server_and_td() -> (NatsServer, Bus, TdId) {
     (server, td, TdId::parse(&td_id).unwrap())
 }
 
+/// A server with everybody connected who matters to the queue.
+struct Site {
+    _server: NatsServer,
+    td: Bus,
+    td_id: TdId,
+    broker: Bus,
+    admin: Bus,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let (server, td, td_id) = server_and_td().await;
+        let broker = server.connect(Role::TokenBroker).await.unwrap();
+        let admin = server.connect(Role::Admin).await.unwrap();
+        Self { _server: server, td, td_id, broker, admin }
+    }
+}
+
 async fn stream_info(admin: &Bus, stream: Stream) -> Info {
     let mut stream = admin.jetstream().get_stream(stream.name()).await.unwrap();
     stream.info().await.unwrap().clone()
@@ -59,15 +77,12 @@ async fn wait_for_messages(admin: &Bus, stream: Stream, wanted: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_of_a_td_is_handled_and_answered() {
-    let (server, td, td_id) = server_and_td().await;
-    let broker = server.connect(Role::TokenBroker).await.unwrap();
+    let Site { _server, td, td_id, broker, admin } = Site::start().await;
     let mut answers = td.subscribe::<TokenIssued>(&td_id).await.unwrap();
     let stored = td.publish(&td_id, &evidence(&td_id, "a")).await.unwrap();
     assert!(!stored.duplicate);
-
-    let done = Arc::new(Notify::new());
-    let (bus, finish) = (broker.clone(), Arc::clone(&done));
-    let handler = move |delivery: Delivery<EvidenceCollected>| {
+    let bus = broker.clone();
+    let worker = work(&broker, move |delivery: Delivery<EvidenceCollected>| {
         let bus = bus.clone();
         async move {
             let token = TokenIssued {
@@ -79,18 +94,11 @@ async fn evidence_of_a_td_is_handled_and_answered() {
             bus.publish(&delivery.identity, &token).await.unwrap();
             Outcome::Done
         }
-    };
-    let worker = {
-        let broker = broker.clone();
-        tokio::spawn(async move { broker.consume(EVIDENCE_CONSUMER, 4, async move { finish.notified().await }, handler).await })
-    };
+    });
     let answer = tokio::time::timeout(PATIENCE, futures::StreamExt::next(&mut answers)).await.unwrap().unwrap();
     assert_eq!(answer.attestation_id, "a");
     assert_eq!(td.latest::<TokenIssued>(&td_id).await.unwrap().unwrap(), answer);
-    let admin = server.connect(Role::Admin).await.unwrap();
-    wait_for_messages(&admin, Stream::Evidence, 0).await;
-    done.notify_one();
-    worker.await.unwrap();
+    worker.finish_when_empty(&admin).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,12 +151,26 @@ impl Handler<EvidenceCollected> for Idempotent {
     }
 }
 
-/// Runs a consumer until it is told to finish.
-fn work<H: Handler<EvidenceCollected>>(bus: &Bus, handler: H) -> (Arc<Notify>, tokio::task::JoinHandle<()>) {
+/// A running consumer.
+struct Worker {
+    finish: Arc<Notify>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Worker {
+    /// Lets it work until the queue is empty, then waits until it has finished.
+    async fn finish_when_empty(self, admin: &Bus) {
+        wait_for_messages(admin, Stream::Evidence, 0).await;
+        self.finish.notify_one();
+        self.task.await.unwrap();
+    }
+}
+
+fn work<H: Handler<EvidenceCollected>>(bus: &Bus, handler: H) -> Worker {
     let finish = Arc::new(Notify::new());
     let (bus, told) = (bus.clone(), Arc::clone(&finish));
     let task = tokio::spawn(async move { bus.consume(EVIDENCE_CONSUMER, 4, async move { told.notified().await }, handler).await });
-    (finish, task)
+    Worker { finish, task }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +179,7 @@ async fn a_crash_of_the_server_in_the_middle_loses_nothing_and_repeats_nothing()
     let (mut server, td, td_id) = server_and_td().await;
     let broker = server.connect(Role::TokenBroker).await.unwrap();
     let recorder = Arc::new(Recorder::default());
-    let (finish, worker) = work(&broker, Idempotent(Arc::clone(&recorder), broker.clone()));
+    let worker = work(&broker, Idempotent(Arc::clone(&recorder), broker.clone()));
     let publisher = tokio::spawn(async move {
         let publishing = (0..MESSAGES).map(|number| {
             let (td, td_id) = (td.clone(), td_id.clone());
@@ -183,9 +205,7 @@ async fn a_crash_of_the_server_in_the_middle_loses_nothing_and_repeats_nothing()
         result.unwrap();
     }
     let admin = server.connect(Role::Admin).await.unwrap();
-    wait_for_messages(&admin, Stream::Evidence, 0).await;
-    finish.notify_one();
-    worker.await.unwrap();
+    worker.finish_when_empty(&admin).await;
     let effects = recorder.effects();
     assert_eq!(effects.len(), MESSAGES);
     assert!(effects.values().all(|count| *count == 1), "{effects:?}");
@@ -230,9 +250,7 @@ async fn dead_letters(admin: &Bus) -> Vec<async_nats::jetstream::message::Stream
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_goes_to_the_dead_letters_and_leaves_the_queue() {
-    let (server, td, td_id) = server_and_td().await;
-    let broker = server.connect(Role::TokenBroker).await.unwrap();
-    let admin = server.connect(Role::Admin).await.unwrap();
+    let Site { _server, td, td_id, broker, admin } = Site::start().await;
     let recorder = Arc::new(Recorder::default());
     let mut foreign = evidence(&td_id, "foreign");
     foreign.td_id = "somebody-else".to_owned();
@@ -242,10 +260,8 @@ async fn poison_goes_to_the_dead_letters_and_leaves_the_queue() {
     send_raw(&td, &td_id, Vec::new()).await;
     td.publish(&td_id, &evidence(&td_id, "good")).await.unwrap();
 
-    let (finish, worker) = work(&broker, Refusing(Arc::clone(&recorder)));
-    wait_for_messages(&admin, Stream::Evidence, 0).await;
-    finish.notify_one();
-    worker.await.unwrap();
+    let worker = work(&broker, Refusing(Arc::clone(&recorder)));
+    worker.finish_when_empty(&admin).await;
 
     assert_eq!(recorder.effects(), BTreeMap::from([("good".to_owned(), 1)]));
     let letters = dead_letters(&admin).await;
@@ -264,32 +280,24 @@ async fn poison_goes_to_the_dead_letters_and_leaves_the_queue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_comes_back_after_its_delay_and_a_panic_ends_nothing() {
-    let (server, td, td_id) = server_and_td().await;
-    let broker = server.connect(Role::TokenBroker).await.unwrap();
-    let admin = server.connect(Role::Admin).await.unwrap();
+    let Site { _server, td, td_id, broker, admin } = Site::start().await;
     let recorder = Arc::new(Recorder { refusals_left: AtomicU32::new(3), ..Recorder::default() });
-    let (finish, worker) = work(&broker, Refusing(Arc::clone(&recorder)));
+    let worker = work(&broker, Refusing(Arc::clone(&recorder)));
     td.publish(&td_id, &evidence(&td_id, "later")).await.unwrap();
     wait_for_messages(&admin, Stream::Evidence, 0).await;
     td.publish(&td_id, &evidence(&td_id, "panic")).await.unwrap();
-    wait_for_messages(&admin, Stream::Evidence, 0).await;
-    finish.notify_one();
-    worker.await.unwrap();
+    worker.finish_when_empty(&admin).await;
     assert_eq!(recorder.effects(), BTreeMap::from([("later".to_owned(), 1), ("panic".to_owned(), 1)]));
     assert!(dead_letters(&admin).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_always_retried_ends_in_the_dead_letters() {
-    let (server, td, td_id) = server_and_td().await;
-    let broker = server.connect(Role::TokenBroker).await.unwrap();
-    let admin = server.connect(Role::Admin).await.unwrap();
+    let Site { _server, td, td_id, broker, admin } = Site::start().await;
     let recorder = Arc::new(Recorder { refusals_left: AtomicU32::new(u32::MAX), ..Recorder::default() });
-    let (finish, worker) = work(&broker, Refusing(Arc::clone(&recorder)));
+    let worker = work(&broker, Refusing(Arc::clone(&recorder)));
     td.publish(&td_id, &evidence(&td_id, "never")).await.unwrap();
-    wait_for_messages(&admin, Stream::Evidence, 0).await;
-    finish.notify_one();
-    worker.await.unwrap();
+    worker.finish_when_empty(&admin).await;
     let letters = dead_letters(&admin).await;
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].headers.get(dead_letter::header::DELIVERIES).unwrap().as_str(), "5");
@@ -311,35 +319,27 @@ impl Handler<EvidenceCollected> for WithoutAudit {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_whose_burial_was_not_recorded_stays_and_is_buried_once() {
-    let (server, td, td_id) = server_and_td().await;
-    let broker = server.connect(Role::TokenBroker).await.unwrap();
-    let admin = server.connect(Role::Admin).await.unwrap();
+    let Site { _server, td, td_id, broker, admin } = Site::start().await;
     let recorder = Arc::new(Recorder::default());
-    let (finish, worker) = work(&broker, WithoutAudit(Arc::clone(&recorder)));
+    let worker = work(&broker, WithoutAudit(Arc::clone(&recorder)));
     td.publish(&td_id, &evidence(&td_id, "poison")).await.unwrap();
-    wait_for_messages(&admin, Stream::Evidence, 0).await;
-    finish.notify_one();
-    worker.await.unwrap();
+    worker.finish_when_empty(&admin).await;
     assert_eq!(recorder.buried.lock().unwrap().len(), 2);
     assert_eq!(dead_letters(&admin).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_consumer_is_opened_again_when_it_is_back() {
-    let (server, td, td_id) = server_and_td().await;
-    let broker = server.connect(Role::TokenBroker).await.unwrap();
-    let admin = server.connect(Role::Admin).await.unwrap();
+    let Site { _server, td, td_id, broker, admin } = Site::start().await;
     let recorder = Arc::new(Recorder::default());
-    let (finish, worker) = work(&broker, Refusing(Arc::clone(&recorder)));
+    let worker = work(&broker, Refusing(Arc::clone(&recorder)));
     td.publish(&td_id, &evidence(&td_id, "before")).await.unwrap();
     wait_for_messages(&admin, Stream::Evidence, 0).await;
     let stream = admin.jetstream().get_stream(Stream::Evidence.name()).await.unwrap();
     stream.delete_consumer(EVIDENCE_CONSUMER).await.unwrap();
     admin.provision(&Provisioning::default()).await.unwrap();
     td.publish(&td_id, &evidence(&td_id, "after")).await.unwrap();
-    wait_for_messages(&admin, Stream::Evidence, 0).await;
-    finish.notify_one();
-    worker.await.unwrap();
+    worker.finish_when_empty(&admin).await;
     assert_eq!(recorder.effects().into_keys().collect::<Vec<_>>(), ["after", "before"]);
 }
 
@@ -381,4 +381,22 @@ async fn the_largest_legal_evidence_fits_and_a_larger_message_is_refused_at_once
     td.publish(&td_id, &event).await.unwrap();
     event.policy_ids = vec!["x".repeat(40_000)];
     assert!(td.publish(&td_id, &event).await.is_err());
+}
+
+/// Five workers took it and were never heard of again: the sixth does not open it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_worker_survives_is_buried_unopened() {
+    let Site { _server, td, td_id, broker, admin } = Site::start().await;
+    td.publish(&td_id, &evidence(&td_id, "killer")).await.unwrap();
+    let consumer: PullConsumer = broker.jetstream().get_consumer_from_stream(EVIDENCE_CONSUMER, Stream::Evidence.name()).await.unwrap();
+    for _ in 0..5 {
+        let mut messages = consumer.batch().max_messages(1).expires(PATIENCE).messages().await.unwrap();
+        let message = futures::StreamExt::next(&mut messages).await.unwrap().unwrap();
+        message.ack_with(AckKind::Nak(None)).await.unwrap();
+    }
+    let recorder = Arc::new(Recorder::default());
+    let worker = work(&broker, Refusing(Arc::clone(&recorder)));
+    worker.finish_when_empty(&admin).await;
+    assert!(recorder.effects().is_empty());
+    assert_eq!(dead_letters(&admin).await.len(), 1);
 }
