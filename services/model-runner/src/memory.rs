@@ -84,3 +84,44 @@ impl fmt::Debug for LockedMemory {
         write!(f, "LockedMemory({} bytes, redacted)", self.length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's own word about the mapping that holds `address`: two letters a flag.
+    fn flags(address: usize) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in maps.lines() {
+            if let Some((start, end)) = line.split_whitespace().next().and_then(|range| range.split_once('-')) {
+                let bounds = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16));
+                if let (Ok(start), Ok(end)) = bounds {
+                    inside = (start..end).contains(&address);
+                }
+            } else if inside && line.starts_with("VmFlags:") {
+                return line.to_owned();
+            }
+        }
+        String::new()
+    }
+
+    #[test]
+    fn the_mapping_is_locked_not_dumped_and_not_inherited() {
+        for bytes in [1, 5000, 3 * 1024 * 1024] {
+            let mut memory = LockedMemory::allocate(bytes, true).unwrap();
+            memory.fill(7);
+            assert_eq!(memory.len(), bytes);
+            let flags = flags(memory.as_ptr() as usize);
+            for flag in [" lo", " dd", " dc"] {
+                assert!(flags.contains(flag), "{flag} is missing: {flags}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_an_error_and_nothing_is_printed() {
+        assert!(matches!(LockedMemory::allocate(usize::MAX / 2, false), Err(MemoryError::Allocation { .. })));
+        assert_eq!(format!("{:?}", LockedMemory::allocate(3, false).unwrap()), "LockedMemory(3 bytes, redacted)");
+    }
+}

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::HashSet, fs, path::Path, time::Duration};
 
 use keyferry_bus::{Bus, Role};
 use keyferry_contract::{
@@ -27,6 +27,7 @@ use support::{
 const ROW: &str = r#"{"pregnancies":"1","blood-glucose":"128","blood-pressure":"88","skin-thickness":"39","insulin":"110","bmi":"36.5","dbf":"1.057","age":"37"}"#;
 
 struct Site {
+    attester: FakeAttester,
     broker: FakeBroker,
     config: Value,
 }
@@ -35,7 +36,7 @@ fn prepare(directory: &Path, nats: &NatsServer, credentials: &Path) -> Site {
     let authority = CertificateAuthority::generate("test root", clock::now(), 2).unwrap();
     authority.write_certificate(&directory.join("ca.pem")).unwrap();
     fs::write(directory.join("model.enc"), sealed_linreg(1)).unwrap();
-    FakeAttester::start(&directory.join("attester.sock"));
+    let attester = FakeAttester::start(&directory.join("attester.sock"));
     let broker = FakeBroker::start(&authority, directory, 1);
     let certificate = authority.issue_server(&["localhost"], clock::now(), 1).unwrap().write_server(directory, "https").unwrap();
     let config = json!({
@@ -50,7 +51,7 @@ fn prepare(directory: &Path, nats: &NatsServer, credentials: &Path) -> Site {
             "key_file": certificate.key_file,
         },
     });
-    Site { broker, config }
+    Site { attester, broker, config }
 }
 
 /// The last event of its kind about this TD.
@@ -101,6 +102,12 @@ async fn a_service_retries_loads_serves_tells_and_drains() {
     let request = http.post(url).header("content-type", "application/json").body(ROW);
     let reply = Reply::of(request.send().await.unwrap()).await;
     assert_eq!((reply.status, reply.text.as_str()), (200, "{\"high-risk\":1}\n"));
+
+    // One trace a load, over the Unix socket and over TLS; another load, another trace.
+    let traces = site.attester.traces();
+    assert_eq!(traces, site.broker.traces());
+    assert!(traces.len() > 1 && traces.iter().all(|trace| trace.len() == 32), "{traces:?}");
+    assert_eq!(traces.iter().collect::<HashSet<_>>().len(), traces.len());
 
     assert_eq!(service.stop().await, Some(0), "{}", service.log());
     let admin = nats.connect(Role::Admin).await.unwrap();

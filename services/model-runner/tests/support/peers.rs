@@ -53,6 +53,12 @@ fn refused(reason: Reason) -> Status {
     Status::with_error_details(reason.advice().grpc, "text of the peer", details)
 }
 
+/// From `traceparent`: 00-<trace id>-<span id>-<flags>.
+fn trace_id<T>(request: &Request<T>) -> String {
+    let parent = request.metadata().get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    parent.split('-').nth(1).unwrap_or_default().to_owned()
+}
+
 fn scripted(script: Script) -> Result<(), Status> {
     match script {
         Script::Refuse(reason) => Err(refused(reason)),
@@ -65,13 +71,14 @@ fn scripted(script: Script) -> Result<(), Status> {
 pub struct FakeAttester(Arc<AttesterState>);
 struct AttesterState {
     script: Mutex<Script>,
+    traces: Mutex<Vec<String>>,
     held: Mutex<Vec<Vec<u8>>>,
 }
 
 impl FakeAttester {
     /// Its token is the held data in base64, so that the fake broker knows for whom to wrap.
     pub fn start(socket: &Path) -> Self {
-        let fake = Self(Arc::new(AttesterState { script: Mutex::new(Script::Good), held: Mutex::default() }));
+        let fake = Self(Arc::new(AttesterState { script: Mutex::new(Script::Good), traces: Mutex::default(), held: Mutex::default() }));
         let incoming = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
         let server = tonic::transport::Server::builder().add_service(AttesterServer::new(fake.clone()));
         tokio::spawn(server.serve_with_incoming(incoming));
@@ -84,6 +91,10 @@ impl FakeAttester {
     pub fn held(&self) -> Vec<Vec<u8>> {
         self.0.held.lock().unwrap().clone()
     }
+    /// The trace id of every request for a token.
+    pub fn traces(&self) -> Vec<String> {
+        self.0.traces.lock().unwrap().clone()
+    }
     fn next(&self, user_data: Vec<u8>) -> Result<Script, Status> {
         self.0.held.lock().unwrap().push(user_data);
         let script = *self.0.script.lock().unwrap();
@@ -94,6 +105,7 @@ impl FakeAttester {
 #[tonic::async_trait]
 impl Attester for FakeAttester {
     async fn get_token(&self, request: Request<GetTokenRequest>) -> Result<Response<GetTokenResponse>, Status> {
+        self.0.traces.lock().unwrap().push(trace_id(&request));
         let user_data = request.into_inner().user_data;
         let token = match self.next(user_data.clone())? {
             Script::Empty => String::new(),
@@ -119,6 +131,7 @@ struct BrokerState {
     script: Mutex<Script>,
     masked_key: Mutex<Vec<u8>>,
     transfers: Mutex<Vec<TransferKeyRequest>>,
+    traces: Mutex<Vec<String>>,
 }
 
 impl FakeBroker {
@@ -131,6 +144,7 @@ impl FakeBroker {
             script: Mutex::new(Script::Good),
             masked_key: Mutex::new(vec![seed ^ MASK; 32]),
             transfers: Mutex::default(),
+            traces: Mutex::default(),
         }));
         let issued = authority.issue_server(&["localhost"], clock::now(), 1).unwrap().write_server(directory, "broker").unwrap();
         let tls = RustlsConfig::from_config(keyferry_tls::server_config(&issued, ALPN_GRPC).unwrap());
@@ -159,6 +173,10 @@ impl FakeBroker {
     pub fn transfers(&self) -> Vec<TransferKeyRequest> {
         self.0.transfers.lock().unwrap().clone()
     }
+    /// The trace id of every request for a key.
+    pub fn traces(&self) -> Vec<String> {
+        self.0.traces.lock().unwrap().clone()
+    }
     /// Ends it at once.
     pub fn stop(&self) {
         self.0.handle.shutdown();
@@ -186,6 +204,7 @@ impl KeyBroker for FakeBroker {
         Ok(Response::new(GetNonceResponse { nonce: Some(nonce).filter(|_| script != Script::Empty) }))
     }
     async fn transfer_key(&self, request: Request<TransferKeyRequest>) -> Result<Response<TransferKeyResponse>, Status> {
+        self.0.traces.lock().unwrap().push(trace_id(&request));
         let request = request.into_inner();
         self.0.transfers.lock().unwrap().push(request.clone());
         let script = *self.0.script.lock().unwrap();
