@@ -206,6 +206,12 @@ fn expired_certificates_are_refused() {
     assert!(matches!(set(&old.jwks, &old.trusted()), KeySetError::Untrusted { .. }));
     let future = Verifier::new(Algorithm::Es256, (2030, 2040));
     assert!(matches!(set(&future.jwks, &future.trusted()), KeySetError::Untrusted { .. }));
+    // The same certificates, judged at other times: the argument counts, not a clock.
+    let years = 2 * 366 * 86_400;
+    for now in [NOW - years, NOW + years] {
+        let error = KeySet::from_jwks(ES256.jwks.as_bytes(), &ES256.trusted(), now).unwrap_err();
+        assert!(matches!(error, KeySetError::Untrusted { .. }));
+    }
 }
 
 #[test]
