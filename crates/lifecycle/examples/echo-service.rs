@@ -53,7 +53,8 @@ async fn accept(listener: TcpListener, scope: Scope) -> Result<(), std::io::Erro
     }
 }
 
-/// Echoes until the peer closes: a call in flight, which a drain waits for. The lines `fail` and `panic` do what they say.
+/// Echoes until the peer closes: a call in flight, which a drain waits for. The lines `fail` and `panic` do what they say,
+/// and `dumps?` is answered with what the kernel would do with this process's memory.
 async fn echo(stream: TcpStream) -> Result<(), std::io::Error> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
@@ -62,7 +63,13 @@ async fn echo(stream: TcpStream) -> Result<(), std::io::Error> {
             return Err(std::io::Error::other("told to fail"));
         }
         assert!(line != "panic", "told to panic");
-        write.write_all(format!("{line}\n").as_bytes()).await?;
+        let answer = if line == "dumps?" { dumps()? } else { line };
+        write.write_all(format!("{answer}\n").as_bytes()).await?;
     }
     Ok(())
+}
+
+fn dumps() -> Result<String, std::io::Error> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Core).current;
+    Ok(format!("{limit:?} {:?}", rustix::process::dumpable_behavior()?))
 }
