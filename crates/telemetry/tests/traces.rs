@@ -1,5 +1,9 @@
 //! Spans and metrics as a collector and a Prometheus server see them, over real OTLP and real HTTP/2.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers below are test code; clippy exempts only functions marked #[test]")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the helpers below are test code; clippy exempts only functions marked #[test]"
+)]
 
 use std::{
     collections::HashMap,
