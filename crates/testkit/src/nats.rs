@@ -213,7 +213,7 @@ fn read_ports(directory: &Path, suffix: &str) -> Option<Ports> {
 
 /// A real server checks real validity, so certificates and JWTs begin now, in unix seconds.
 pub fn now() -> u64 {
-    std::time::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs())
+    keyferry_lifecycle::clock::now()
 }
 
 fn trouble(what: &str, error: &dyn std::error::Error) -> StartFailure {

@@ -257,13 +257,14 @@ fn unwritable(path: &Path, error: &io::Error) -> StartFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::write_private;
 
     /// A toolbox whose Python is this shell script; what it prints goes nowhere, what it writes is the download.
+    /// A shell writes the file: if this process had it open, a sibling test's fork would make it "text file busy".
     fn scripted(directory: &Path, script: &str) -> Toolbox {
         let python = directory.join("python");
-        write_private(&python, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&python, fs::Permissions::from_mode(0o700)).unwrap();
+        let mut writer = std::process::Command::new("sh");
+        writer.args(["-c", r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 700 "$0""#]).arg(&python).arg(script);
+        assert!(writer.status().unwrap().success());
         Toolbox::at(directory.join("tools")).with_python(python).without_path()
     }
 
