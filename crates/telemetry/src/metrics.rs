@@ -121,9 +121,15 @@ impl Gauge {
 }
 
 fn key_values(declared: &[Attribute], labels: &[Label<'_>]) -> Vec<KeyValue> {
-    debug_assert!(labels.iter().all(|(name, _)| declared.contains(name)), "a label is not declared for this metric: {labels:?}");
-    let declared = labels.iter().filter(|(name, _)| declared.contains(name));
-    declared.map(|(name, value)| KeyValue::new(name.as_str(), text::label(value))).collect()
+    let keep = |(name, value): &Label<'_>| {
+        if declared.contains(name) {
+            return Some(KeyValue::new(name.as_str(), text::label(value)));
+        }
+        // Not a panic, not even in a debug build: telemetry is never a reason to fail.
+        tracing::warn!(label = name.as_str(), "a label is not declared for this metric and was dropped");
+        None
+    };
+    labels.iter().filter_map(keep).collect()
 }
 
 pub(crate) fn install(meter: Meter, registry: Registry) {

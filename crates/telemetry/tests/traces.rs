@@ -378,6 +378,15 @@ fn metrics_appear_under_their_declared_names_in_prometheus_text() {
 }
 
 #[test]
+fn an_identifier_cannot_become_a_label() {
+    let _subscriber = &*COLLECTOR;
+    names::NONCE_VERIFICATIONS.add(1, &[(names::RESULT, "replayed"), (names::TD_ID, "UABC")]);
+    let text = render();
+    assert!(text.contains(r#"keyferry_nonce_verifications_total{keyferry_result="replayed"} 1"#), "{text}");
+    assert!(!text.contains("keyferry_td_id"), "{text}");
+}
+
+#[test]
 fn a_dead_or_silent_collector_does_not_hold_the_end_up() {
     let _first = &*COLLECTOR; // the subscriber of this process
     RUNTIME.block_on(async {
