@@ -188,7 +188,8 @@ async fn wait_until_ready(child: &mut Child, ports_directory: &Path, log_file: &
     };
     let failed = |what: String| {
         let log = fs::read_to_string(log_file).unwrap_or_default();
-        let last = log.lines().rev().find(|line| line.contains("[FTL]") || line.contains("[ERR]")).or_else(|| log.lines().last());
+        let mut said = log.lines().rev().filter(|line| !line.trim().is_empty());
+        let last = said.clone().find(|line| line.contains("[FTL]") || line.contains("[ERR]")).or_else(|| said.next());
         let hint = if log.contains("address already in use") {
             "another program has that port: stop it, or choose another one".to_owned()
         } else {
