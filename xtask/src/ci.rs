@@ -15,7 +15,8 @@ pub(crate) fn run() -> Result<(), StartFailure> {
     })?;
     step("dependencies", dependencies)?;
     step("demo", || xtask(&["demo"]))?;
-    step("demo with the ONNX model and the development store", || xtask(&["demo", "--model", "onnx", "--kms", "dev", "--json"]))?;
+    step("demo with a model of one's own", || xtask(&["demo", "--model", "onnx", "--kms", "dev"]))?;
+    step("demo for programs", || xtask(&["demo", "--json"]))?;
     step("test", || xtask(&["test"]))
 }
 

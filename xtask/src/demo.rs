@@ -27,6 +27,7 @@ const SERVICES: [&str; 4] = ["attester", "key-release", "model-runner", "token-b
 
 /// Flags of `demo`; `stack` has the same.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Arguments {
     /// Where the key lives: pykmip (a real KMIP server) or dev (one encrypted file)
     #[arg(long, default_value = "pykmip")]

@@ -88,6 +88,35 @@ impl Service {
         Ok(())
     }
 
+    /// Waits until its health listener says that it can do its work, which may be later than that it listens.
+    pub async fn until_healthy(&mut self) -> Result<(), StartFailure> {
+        self.until_ready().await?;
+        let url = format!("http://{}/health/ready", self.address("health")?);
+        keyferry_tls::install_provider();
+        let client = reqwest::Client::builder().no_proxy().build();
+        let client = client.map_err(|error| StartFailure::new(format!("no HTTP client: {error}"), "report this"))?;
+        let healthy = async {
+            loop {
+                let answer = client.get(&url).send().await;
+                if answer.is_ok_and(|answer| answer.status().is_success()) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let failed = |what: String, log_file: &Path| {
+            let last = last_error(&fs::read_to_string(log_file).unwrap_or_default());
+            Err(StartFailure::new(format!("{what}: {last}"), format!("its log is {}", log_file.display())))
+        };
+        tokio::select! {
+            () = healthy => Ok(()),
+            _ = self.child.wait() => failed(format!("{} ended before it could do its work", self.instance), &self.log_file),
+            () = tokio::time::sleep(Duration::from_secs(READY_SECONDS_MAX)) => {
+                failed(format!("{} could not do its work after {READY_SECONDS_MAX} s", self.instance), &self.log_file)
+            }
+        }
+    }
+
     /// The address of a TCP listener; an error names those there are.
     pub fn address(&self, listener: &str) -> Result<SocketAddr, StartFailure> {
         self.addresses.get(listener).and_then(|address| address.parse().ok()).ok_or_else(|| {

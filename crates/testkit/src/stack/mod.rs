@@ -69,7 +69,7 @@ impl Stack {
 
     /// Waits until the model of TD number `td` is served.
     pub async fn until_loaded(&mut self, td: usize) -> Result<(), StartFailure> {
-        self.service(&format!("model-runner-{td}"))?.until_ready().await?;
+        self.service(&format!("model-runner-{td}"))?.until_healthy().await?;
         self.describe_services();
         Ok(())
     }

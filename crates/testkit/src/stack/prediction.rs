@@ -76,7 +76,7 @@ impl Stack {
         let failed = |error: String| StartFailure::new(format!("no HTTPS client: {error}"), "report this");
         let tls = keyferry_tls::http_client_config(&RootsConfig::CaFile(self.description.ca_file.clone()))
             .map_err(|error| failed(error.to_string()))?;
-        reqwest::Client::builder().tls_backend_preconfigured(tls).build().map_err(|error| failed(error.to_string()))
+        reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().map_err(|error| failed(error.to_string()))
     }
 }
 
