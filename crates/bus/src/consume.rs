@@ -116,14 +116,20 @@ impl Bus {
             permits: Arc::new(Semaphore::new(workers)),
             _event: std::marker::PhantomData,
         });
-        let mut under_way = JoinSet::new();
+        let (mut messages, mut under_way) = (None, JoinSet::new());
         tokio::select! {
-            () = queue.pull_for_ever(workers, &mut under_way) => {}
+            () = queue.pull_for_ever(workers, &mut messages, &mut under_way) => {}
             () = cancel => {}
+        }
+        if let Some(messages) = messages {
+            give_back(messages).await;
         }
         while under_way.join_next().await.is_some() {}
     }
 }
+
+/// Messages as they are pulled.
+type Messages = jetstream::consumer::pull::Stream;
 
 struct Queue<E, H> {
     bus: Bus,
@@ -134,13 +140,14 @@ struct Queue<E, H> {
 }
 
 impl<E: Event + 'static, H: Handler<E>> Queue<E, H> {
-    async fn pull_for_ever(self: &Arc<Self>, workers: usize, under_way: &mut JoinSet<()>) {
+    /// `messages` is where the open stream is, so that what it has fetched can be given back.
+    async fn pull_for_ever(self: &Arc<Self>, workers: usize, messages: &mut Option<Messages>, under_way: &mut JoinSet<()>) {
         let mut delay = Duration::from_millis(50);
         loop {
             match self.open(workers).await {
-                Ok(messages) => {
+                Ok(opened) => {
                     delay = Duration::from_millis(50);
-                    self.pull(messages, under_way).await;
+                    self.pull(messages.insert(opened), under_way).await;
                     tracing::error!(durable = self.durable, "the consumer vanished; opening it again");
                 }
                 Err(detail) => tracing::warn!(durable = self.durable, detail, "the consumer cannot be opened yet"),
@@ -150,20 +157,20 @@ impl<E: Event + 'static, H: Handler<E>> Queue<E, H> {
         }
     }
 
-    async fn open(&self, workers: usize) -> Result<jetstream::consumer::pull::Stream, String> {
+    async fn open(&self, workers: usize) -> Result<Messages, String> {
         let consumer: PullConsumer =
             self.bus.jetstream.get_consumer_from_stream(self.durable, E::KIND.stream.name()).await.map_err(|error| error.to_string())?;
         let stream = consumer.stream().max_messages_per_batch(prefetch(workers)).expires(PULL_EXPIRES).heartbeat(PULL_HEARTBEAT);
         stream.messages().await.map_err(|error| error.to_string())
     }
 
-    /// Returns when the stream of messages ends.
-    async fn pull(self: &Arc<Self>, mut messages: jetstream::consumer::pull::Stream, under_way: &mut JoinSet<()>) {
-        while let Some(next) = messages.next().await {
+    /// Returns when the stream of messages ends. Takes a message only when there is a worker for it.
+    async fn pull(self: &Arc<Self>, messages: &mut Messages, under_way: &mut JoinSet<()>) {
+        while let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await {
+            let Some(next) = messages.next().await else { return };
             while under_way.try_join_next().is_some() {}
             match next {
                 Ok(message) => {
-                    let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
                     under_way.spawn(Arc::clone(self).process(message, permit));
                 }
                 Err(error) if error.kind() == jetstream::consumer::pull::MessagesErrorKind::ConsumerDeleted => return,
@@ -253,6 +260,19 @@ impl<E: Event + 'static, H: Handler<E>> Queue<E, H> {
         } else {
             negative_acknowledge(message, backoff(delivery)).await;
         }
+    }
+}
+
+/// Messages that were fetched and not begun go to another replica at once, instead of after the ack wait. The stream goes
+/// first: the server would send them to its open request.
+async fn give_back(mut messages: Messages) {
+    let mut fetched = Vec::new();
+    while let Some(Some(next)) = messages.next().now_or_never() {
+        fetched.extend(next);
+    }
+    drop(messages);
+    for message in fetched {
+        negative_acknowledge(&message, Duration::ZERO).await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use async_nats::jetstream::{AckKind, consumer::PullConsumer, stream::Info};
 use keyferry_bus::{
     Bucket, BucketError, Bus, DeadLetter, Delivery, Handler, Outcome, Provisioning, PublishError, Role, dead_letter,
-    permissions::EVIDENCE_CONSUMER,
+    permissions::EVIDENCE_CONSUMER, provision::ACK_WAIT,
 };
 use keyferry_contract::{
     Event, Reason, Stream,
@@ -167,9 +167,13 @@ impl Worker {
 }
 
 fn work<H: Handler<EvidenceCollected>>(bus: &Bus, handler: H) -> Worker {
+    work_with(bus, 4, handler)
+}
+
+fn work_with<H: Handler<EvidenceCollected>>(bus: &Bus, workers: usize, handler: H) -> Worker {
     let finish = Arc::new(Notify::new());
     let (bus, told) = (bus.clone(), Arc::clone(&finish));
-    let task = tokio::spawn(async move { bus.consume(EVIDENCE_CONSUMER, 4, async move { told.notified().await }, handler).await });
+    let task = tokio::spawn(async move { bus.consume(EVIDENCE_CONSUMER, workers, async move { told.notified().await }, handler).await });
     Worker { finish, task }
 }
 
@@ -399,4 +403,35 @@ async fn what_no_worker_survives_is_buried_unopened() {
     worker.finish_when_empty(&admin).await;
     assert!(recorder.effects().is_empty());
     assert_eq!(dead_letters(&admin).await.len(), 1);
+}
+
+/// A replica that stops gives back what it fetched: the next one has it long before the ack wait is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_finishes_what_it_began_and_gives_back_the_rest() {
+    const MESSAGES: usize = 6;
+    let Site { _server, td, td_id, broker, admin } = Site::start().await;
+    let (began, may_finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (begins, waits) = (Arc::clone(&began), Arc::clone(&may_finish));
+    let leaving = work_with(&broker, 1, move |_: Delivery<EvidenceCollected>| {
+        let (begins, waits) = (Arc::clone(&begins), Arc::clone(&waits));
+        async move {
+            begins.notify_one();
+            waits.notified().await;
+            Outcome::Done
+        }
+    });
+    for number in 0..MESSAGES {
+        td.publish(&td_id, &evidence(&td_id, &number.to_string())).await.unwrap();
+    }
+    began.notified().await;
+    leaving.finish.notify_one();
+    let recorder = Arc::new(Recorder::default());
+    let started = std::time::Instant::now();
+    let next = work(&broker, Refusing(Arc::clone(&recorder)));
+    wait_for_messages(&admin, Stream::Evidence, 1).await;
+    assert!(started.elapsed() < ACK_WAIT / 2, "{:?}", started.elapsed());
+    may_finish.notify_one();
+    leaving.task.await.unwrap();
+    next.finish_when_empty(&admin).await;
+    assert_eq!(recorder.effects().len(), MESSAGES - 1);
 }
