@@ -1,4 +1,5 @@
 //! Every command that the README or a page under docs/ shows is run by a test or by `cargo xtask ci`.
+#![allow(clippy::unwrap_used)] // tests: a missing value is the failure
 
 use std::{
     fs,

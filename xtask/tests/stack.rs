@@ -1,4 +1,5 @@
 //! `cargo xtask stack` as a user meets it: it describes itself, stays, and leaves nothing behind.
+#![allow(clippy::unwrap_used)] // tests: a missing value is the failure
 
 use std::{
     fs,
