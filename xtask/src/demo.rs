@@ -126,7 +126,7 @@ fn show(arguments: &Arguments, outcome: &Outcome, steps: &[Step], begun: Instant
     if arguments.json {
         let object = json!({
             "outcome": if verdict(outcome).is_ok() { "served" } else { "wrong" },
-            "prediction": got,
+            "prediction": number(*got),
             "model": arguments.model.name(),
             "kms": arguments.kms.name(),
             "td_id": outcome.td_id,
@@ -140,6 +140,12 @@ fn show(arguments: &Arguments, outcome: &Outcome, steps: &[Step], begun: Instant
         });
         println!("{object}");
     }
+}
+
+/// A whole number as one: the sample answers 0 or 1, not 0.0.
+fn number(value: f64) -> serde_json::Value {
+    let text = value.to_string();
+    text.parse::<i64>().map_or_else(|_| json!(value), |whole| json!(whole))
 }
 
 /// The demo is right when the prediction is, and when one trace tells the whole story.
