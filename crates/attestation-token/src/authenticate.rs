@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    CLOCK_SKEW_SECONDS, INTEL_TRUST_ANCHOR, TOKEN_CHARACTERS_MAX,
+    CLOCK_SKEW_SECONDS, INTEL_TRUST_ANCHOR, TOKEN_CHARACTERS_MAX, UNKNOWN_TRUST_ANCHOR,
     algorithm::Algorithm,
     claims::{Claims, Nonce},
     denial::{TokenDenial, shown},
@@ -150,6 +150,7 @@ pub fn authenticate(jwt: &str, key_sets: &[KeySet], now: u64) -> Result<Authenti
     let key = set
         .keys
         .get(&unverified.kid)
+        .filter(|key| now <= key.not_after)
         .ok_or_else(|| TokenDenial::KeyUnknown { issuer: set.issuer().to_owned(), kid: shown(&unverified.kid) })?;
     if key.algorithm != unverified.algorithm {
         let allowed = key.algorithm.to_string();
@@ -218,13 +219,8 @@ fn times(common: &Common, age_max: u64, now: u64) -> Result<(u64, u64), TokenDen
 }
 
 fn claims(tdx: Members, attester_type: String, policy_ids_matched: Option<Vec<uuid::Uuid>>) -> Result<Claims, TokenDenial> {
+    let is_debuggable = is_debuggable(&tdx);
     let collateral = tdx.tdx_collateral.unwrap_or_default();
-    let says_debug = tdx.dbgstat.as_deref().is_some_and(|status| status != "disabled");
-    let debug_bit = tdx
-        .tdx_td_attributes
-        .as_deref()
-        .and_then(|text| hex::decode(text).ok())
-        .is_some_and(|bytes| bytes.first().is_some_and(|byte| byte & 1 == 1));
     Ok(Claims {
         attester_type,
         tcb_status: tdx.attester_tcb_status,
@@ -248,11 +244,24 @@ fn claims(tdx: Members, attester_type: String, policy_ids_matched: Option<Vec<uu
         td_attributes: digits(tdx.tdx_td_attributes, 16, "tdx_td_attributes")?,
         xfam: digits(tdx.tdx_xfam, 16, "tdx_xfam")?,
         seam_attributes: digits(tdx.tdx_seam_attributes, 16, "tdx_seam_attributes")?,
-        is_debuggable: says_debug || debug_bit || tdx.tdx_is_debuggable == Some(true) || tdx.tdx_td_attributes_debug == Some(true),
+        is_debuggable,
         policy_ids_matched,
         fmspc: digits(collateral.fmspc, 12, "tdx_collateral.fmspc")?,
         tcb_evaluation_data_number: collateral.tcbevaluationdatanumber,
     })
+}
+
+/// `None` when nothing in the token says whether the TD can be debugged; else whether anything says that it can. The first
+/// byte of the TD attributes is the group of bits that make a TD untrusted, DEBUG among them.
+fn is_debuggable(tdx: &Members) -> Option<bool> {
+    let attributes = tdx.tdx_td_attributes.as_deref().and_then(|text| hex::decode(text).ok());
+    let words = [
+        tdx.dbgstat.as_deref().map(|status| status != "disabled"),
+        attributes.and_then(|bytes| bytes.first().map(|byte| *byte != 0)),
+        tdx.tdx_is_debuggable,
+        tdx.tdx_td_attributes_debug,
+    ];
+    words.into_iter().flatten().reduce(|one, other| one || other)
 }
 
 /// Lower-case hex of exactly `length` digits; a longer or shorter value is no measurement.
@@ -271,14 +280,24 @@ fn token_id(jti: Option<String>) -> Result<String, TokenDenial> {
 }
 
 fn trust_anchor(claim: Option<String>, set: &KeySet) -> Result<String, TokenDenial> {
-    let Some(anchor) = claim else { return Ok(set.issuer.absent_anchor.label().to_owned()) };
+    let Some(anchor) = claim else { return allowed_anchor(set.issuer.absent_anchor.label().to_owned(), set) };
     let is_simulator = anchor
         .strip_prefix("simulator:")
         .is_some_and(|digest| digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
     if anchor == INTEL_TRUST_ANCHOR || is_simulator {
-        Ok(anchor)
+        allowed_anchor(anchor, set)
     } else {
         Err(TokenDenial::ClaimMalformed { claim: "keyferry.trust_anchor" })
+    }
+}
+
+/// An issuer speaks only for the roots it was configured for: a simulator's verifier must not speak for Intel's.
+fn allowed_anchor(anchor: String, set: &KeySet) -> Result<String, TokenDenial> {
+    let Some(allowed) = &set.issuer.trust_anchors else { return Ok(anchor) };
+    if anchor == UNKNOWN_TRUST_ANCHOR || allowed.contains(&anchor) {
+        Ok(anchor)
+    } else {
+        Err(TokenDenial::TrustAnchorNotAllowed { issuer: set.issuer().to_owned(), found: anchor })
     }
 }
 

@@ -127,8 +127,8 @@ pub struct Claims {
     pub td_attributes: Option<String>,
     pub xfam: Option<String>,
     pub seam_attributes: Option<String>,
-    /// True when any of the three debug claims says so.
-    pub is_debuggable: bool,
+    /// True when any of the debug claims or the TD attributes say so, `None` when none of them is there.
+    pub is_debuggable: Option<bool>,
     /// Appraisal policy ids that matched; `None` when the verifier names none.
     pub policy_ids_matched: Option<Vec<Uuid>>,
     pub fmspc: Option<String>,

@@ -45,6 +45,14 @@ pub enum TokenDenial {
     /// The signature does not verify.
     #[error("the token's signature does not verify with the issuer's key")]
     SignatureInvalid,
+    /// The issuer names a trust anchor that it was not configured for.
+    #[error("issuer {issuer:?} may not speak for the trust anchor {found}: name it in the issuer's trust_anchors if it should")]
+    TrustAnchorNotAllowed {
+        /// The configured issuer.
+        issuer: String,
+        /// The token's word, of the right form.
+        found: String,
+    },
     /// `exp` has passed, or the token is older than the issuer's maximum.
     #[error("the token expired at {at} (unix seconds)")]
     Expired {

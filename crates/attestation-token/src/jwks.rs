@@ -12,11 +12,11 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::Deserialize;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::{
-    prelude::{FromDer, X509Certificate},
+    prelude::{FromDer, KeyUsage as KeyUsageExtension, X509Certificate},
     public_key::PublicKey,
 };
 
-use crate::{INTEL_TRUST_ANCHOR, JWKS_BYTES_MAX, TOKEN_AGE_SECONDS_MAX, algorithm::Algorithm};
+use crate::{INTEL_TRUST_ANCHOR, JWKS_BYTES_MAX, TOKEN_AGE_SECONDS_MAX, UNKNOWN_TRUST_ANCHOR, algorithm::Algorithm};
 
 /// Keys in one set; Intel's has two.
 const KEYS_MAX: usize = 32;
@@ -41,7 +41,7 @@ impl AbsentAnchor {
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Intel => INTEL_TRUST_ANCHOR,
-            Self::Unknown => "unknown",
+            Self::Unknown => UNKNOWN_TRUST_ANCHOR,
         }
     }
 }
@@ -57,18 +57,21 @@ pub struct TrustedIssuer {
     pub algorithms: Vec<Algorithm>,
     /// What a token without `keyferry.trust_anchor` means.
     pub absent_anchor: AbsentAnchor,
+    /// The trust anchors that its tokens may name. `None`: any, for a reader that decides nothing by them.
+    pub trust_anchors: Option<Vec<String>>,
     /// A token issued longer ago than this is stale, in seconds.
     pub token_age_seconds_max: u64,
 }
 
 impl TrustedIssuer {
-    /// An issuer with the default maximum age, whose tokens name their trust anchor.
+    /// An issuer with the default maximum age, whose tokens name their trust anchor, whichever it is.
     pub fn new(issuer: impl Into<String>, root_der: Vec<u8>, algorithms: Vec<Algorithm>) -> Self {
         Self {
             issuer: issuer.into(),
             root_der,
             algorithms,
             absent_anchor: AbsentAnchor::Unknown,
+            trust_anchors: None,
             token_age_seconds_max: TOKEN_AGE_SECONDS_MAX,
         }
     }
@@ -146,6 +149,9 @@ struct Jwk {
 pub(crate) struct VerificationKey {
     pub(crate) algorithm: Algorithm,
     pub(crate) key: DecodingKey,
+    /// The last second, in unix time, in which every certificate of its chain is valid: a set is used for a while after
+    /// its chains were judged.
+    pub(crate) not_after: u64,
 }
 
 /// The believed keys of one issuer.
@@ -172,7 +178,7 @@ impl KeySet {
             let kid = jwk.kid.as_deref().filter(|kid| (1..=KID_CHARACTERS_MAX).contains(&kid.len()));
             let kid = kid.ok_or(KeySetError::Key { index, field: "kid" })?;
             let key = believed(jwk, algorithm, issuer, index, now)?;
-            if keys.insert(kid.to_owned(), VerificationKey { algorithm, key }).is_some() {
+            if keys.insert(kid.to_owned(), key).is_some() {
                 return Err(KeySetError::DuplicateKid);
             }
         }
@@ -184,7 +190,7 @@ impl KeySet {
         &self.issuer.issuer
     }
 
-    /// Whether a token with this `kid` can be judged.
+    /// Whether a key has this `kid`.
     pub fn knows(&self, kid: &str) -> bool {
         self.keys.contains_key(kid)
     }
@@ -217,17 +223,18 @@ enum Numbers {
     Ec { point: Vec<u8> },
 }
 
-fn believed(jwk: &Jwk, algorithm: Algorithm, issuer: &TrustedIssuer, index: usize, now: u64) -> Result<DecodingKey, KeySetError> {
+fn believed(jwk: &Jwk, algorithm: Algorithm, issuer: &TrustedIssuer, index: usize, now: u64) -> Result<VerificationKey, KeySetError> {
     let numbers = numbers(jwk, algorithm, index)?;
     let certificates = certificates(jwk, index)?;
     let is_leaf = |der: &CertificateDer<'_>| certified(der).is_some_and(|certified| certified == numbers);
     let (mut leaves, others): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_leaf);
     let (Some(leaf), true) = (leaves.pop(), leaves.is_empty()) else { return Err(KeySetError::NotTheLeafsKey { index }) };
-    verify_chain(&leaf, &others, issuer, index, now)?;
-    match numbers {
-        Numbers::Rsa { n, e } => Ok(DecodingKey::from_rsa_raw_components(&n, &e)),
-        Numbers::Ec { point } => Ok(DecodingKey::from_ec_der(&point)),
-    }
+    let not_after = verify_chain(&leaf, &others, issuer, index, now)?;
+    let key = match numbers {
+        Numbers::Rsa { n, e } => DecodingKey::from_rsa_raw_components(&n, &e),
+        Numbers::Ec { point } => DecodingKey::from_ec_der(&point),
+    };
+    Ok(VerificationKey { algorithm, key, not_after })
 }
 
 fn numbers(jwk: &Jwk, algorithm: Algorithm, index: usize) -> Result<Numbers, KeySetError> {
@@ -271,22 +278,42 @@ fn certified(der: &CertificateDer<'_>) -> Option<Numbers> {
     }
 }
 
-/// Path building, signatures, validity, basic constraints and key usage are webpki's work; the root is ours alone.
-/// Extended key usage: serverAuth or none, as Intel's clients demand.
+/// Path building, signatures, validity and basic constraints are webpki's work, key usage is ours (webpki reads it for
+/// revocation lists only), and so is the root. Extended key usage: serverAuth or none, as Intel's clients demand. Returns
+/// the last second in which the whole chain is valid.
 fn verify_chain(
     leaf: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
     issuer: &TrustedIssuer,
     index: usize,
     now: u64,
-) -> Result<(), KeySetError> {
+) -> Result<u64, KeySetError> {
     let root = CertificateDer::from(issuer.root_der.as_slice());
     let anchor = anchor_from_trusted_cert(&root).map_err(|_| KeySetError::Root { issuer: issuer.issuer.clone() })?;
     let untrusted = |cause: webpki::Error| KeySetError::Untrusted { index, cause: format!("{cause:?}") };
-    let leaf = EndEntityCert::try_from(leaf).map_err(untrusted)?;
+    let end_entity = EndEntityCert::try_from(leaf).map_err(untrusted)?;
     let at = UnixTime::since_unix_epoch(Duration::from_secs(now));
-    leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[anchor], others, at, KeyUsage::server_auth(), None, None).map_err(untrusted)?;
-    Ok(())
+    let anchors = [anchor];
+    let path = end_entity
+        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, others, at, KeyUsage::server_auth(), None, None)
+        .map_err(untrusted)?;
+    let mut not_after = usable(leaf, index, now, KeyUsageExtension::digital_signature)?;
+    for authority in path.intermediate_certificates() {
+        not_after = not_after.min(usable(&authority.der(), index, now, KeyUsageExtension::key_cert_sign)?);
+    }
+    Ok(not_after)
+}
+
+/// Where a certificate restricts what its key is for, this use must be among it. Returns when the certificate ends.
+fn usable(der: &CertificateDer<'_>, index: usize, now: u64, allows: impl Fn(&KeyUsageExtension) -> bool) -> Result<u64, KeySetError> {
+    let untrusted = |cause: &str| KeySetError::Untrusted { index, cause: cause.to_owned() };
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| untrusted("a certificate is malformed"))?;
+    let restriction = certificate.key_usage().map_err(|_| untrusted("a key usage is malformed"))?;
+    if restriction.is_some_and(|usage| !allows(usage.value)) {
+        return Err(untrusted("a certificate's key usage does not allow this use"));
+    }
+    // Already judged against `now` by webpki; a time before 1970 cannot have passed that.
+    Ok(u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(now))
 }
 
 fn trimmed(number: &[u8]) -> Vec<u8> {

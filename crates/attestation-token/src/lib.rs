@@ -40,3 +40,5 @@ pub const CLOCK_SKEW_SECONDS: u64 = 30;
 pub const TOKEN_AGE_SECONDS_MAX: u64 = 3600;
 /// The trust anchor of evidence whose chain ends in Intel's SGX root.
 pub const INTEL_TRUST_ANCHOR: &str = "intel-sgx-root";
+/// The trust anchor of a token that names none and whose issuer has no configured one: no policy accepts it.
+pub const UNKNOWN_TRUST_ANCHOR: &str = "unknown";

@@ -36,7 +36,7 @@ fn every_algorithm_and_shape_is_believed_with_the_same_claims() {
             assert_eq!(token.td_id().unwrap().as_str(), "UABC");
             assert_eq!((token.issuer(), token.expires_at(), token.issued_at()), (ISSUER, NOW + 300, NOW - 60));
             assert_eq!(token.claims().seam_svn, Some(269));
-            assert!(!token.claims().is_debuggable);
+            assert_eq!(token.claims().is_debuggable, Some(false));
         }
     }
 }
@@ -157,10 +157,14 @@ fn any_sign_of_debugging_counts() {
         json!({ "tdx_is_debuggable": true }),
         json!({ "tdx_td_attributes_debug": true }),
         json!({ "tdx_td_attributes": "0100001000000000", "dbgstat": "disabled" }),
+        json!({ "tdx_td_attributes": "1000001000000000" }),
     ] {
         let body = json!({ "tdx": tdx, "iss": ISSUER, "jti": "1", "iat": NOW, "exp": NOW + 300 });
-        assert!(authenticate(&ES256.sign(&body), &[ES256.key_set()], NOW).unwrap().claims().is_debuggable, "{tdx}");
+        assert_eq!(authenticate(&ES256.sign(&body), &[ES256.key_set()], NOW).unwrap().claims().is_debuggable, Some(true), "{tdx}");
     }
+    let silent = json!({ "tdx": {}, "iss": ISSUER, "jti": "1", "iat": NOW, "exp": NOW + 300 });
+    let claims = authenticate(&ES256.sign(&silent), &[ES256.key_set()], NOW).unwrap();
+    assert_eq!(claims.claims().is_debuggable, None, "nobody says that it cannot be debugged");
 }
 
 #[test]

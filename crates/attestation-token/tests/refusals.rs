@@ -7,11 +7,12 @@ mod verifier;
 use aws_lc_rs::hmac;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use keyferry_attestation_token::{
-    Algorithm, KeySet, KeySetError, Shape, TOKEN_CHARACTERS_MAX, TokenDenial, TrustedIssuer, authenticate, jwks, peek,
+    AbsentAnchor, Algorithm, KeySet, KeySetError, Shape, TOKEN_CHARACTERS_MAX, TokenDenial, TrustedIssuer, authenticate, jwks, peek,
 };
 use proptest::prelude::*;
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, date_time_ymd};
 use serde_json::{Value, json};
-use verifier::{ES256, ES384, ISSUER, NOW, PS384, Verifier, claims, encoded, payload};
+use verifier::{ANCHOR, ES256, ES384, ISSUER, NOW, PS384, Verifier, claims, encoded, payload};
 
 fn token() -> String {
     ES256.issuer.issue(&claims(), Shape::V2Nested, NOW).unwrap().jwt
@@ -212,6 +213,67 @@ fn expired_certificates_are_refused() {
         let error = KeySet::from_jwks(ES256.jwks.as_bytes(), &ES256.trusted(), now).unwrap_err();
         assert!(matches!(error, KeySetError::Untrusted { .. }));
     }
+}
+
+#[test]
+fn a_certificate_that_may_not_do_its_part_is_refused() {
+    type Change = fn(&mut CertificateParams, &mut CertificateParams);
+    let years = (2026, 2028);
+    assert!(KeySet::from_jwks(ES256.jwks.as_bytes(), &ES256.trusted(), NOW).is_ok());
+    let changes: [(&str, Change); 6] = [
+        ("a leaf that signs no data", |_, leaf| leaf.key_usages = vec![KeyUsagePurpose::KeyEncipherment]),
+        ("a leaf for another protocol", |_, leaf| leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::EmailProtection]),
+        ("a leaf that is an authority", |_, leaf| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+        ("an intermediate that is no authority", |middle, _| middle.is_ca = IsCa::ExplicitNoCa),
+        ("an intermediate that signs no certificates", |middle, _| middle.key_usages = vec![KeyUsagePurpose::CrlSign]),
+        ("an intermediate of the future", |middle, _| middle.not_before = date_time_ymd(2027, 1, 1)),
+    ];
+    for (what, change) in changes {
+        let verifier = Verifier::shaped(Algorithm::Es256, years, change);
+        assert!(matches!(set(&verifier.jwks, &verifier.trusted()), KeySetError::Untrusted { index: 0, .. }), "{what}");
+    }
+    let unrestricted = Verifier::shaped(Algorithm::Es256, years, |middle, leaf| {
+        middle.key_usages.clear();
+        leaf.key_usages.clear();
+        leaf.extended_key_usages.clear();
+    });
+    assert!(KeySet::from_jwks(unrestricted.jwks.as_bytes(), &unrestricted.trusted(), NOW).is_ok(), "as Intel's leaf is");
+}
+
+#[test]
+fn a_key_is_not_believed_after_its_certificates_end_though_the_set_was_fetched_before() {
+    // 2027-01-01: when the shorter-lived of the two certificates ends.
+    let end = 1_798_761_600;
+    let changes: [fn(&mut CertificateParams, &mut CertificateParams); 2] =
+        [|middle, _| middle.not_after = date_time_ymd(2027, 1, 1), |_, leaf| leaf.not_after = date_time_ymd(2027, 1, 1)];
+    for change in changes {
+        let verifier = Verifier::shaped(Algorithm::Es256, (2026, 2028), change);
+        let keys = [verifier.key_set()];
+        let at = |now| authenticate(&verifier.issuer.issue(&claims(), Shape::V2Nested, now).unwrap().jwt, &keys, now);
+        assert!(at(end).is_ok());
+        assert!(matches!(at(end + 1).unwrap_err(), TokenDenial::KeyUnknown { .. }));
+    }
+}
+
+#[test]
+fn an_issuer_speaks_only_for_the_trust_anchors_it_was_configured_for() {
+    let judged = |allowed: &[&str], absent, jwt: &str| {
+        let mut trusted = ES256.trusted();
+        trusted.trust_anchors = Some(allowed.iter().map(|&anchor| anchor.to_owned()).collect());
+        trusted.absent_anchor = absent;
+        authenticate(jwt, &[KeySet::from_jwks(ES256.jwks.as_bytes(), &trusted, NOW).unwrap()], NOW)
+    };
+    let (intel, simulator) = (with_claim("keyferry.trust_anchor", Some(json!("intel-sgx-root"))), token());
+    let refused = |found: &str| TokenDenial::TrustAnchorNotAllowed { issuer: ISSUER.to_owned(), found: found.to_owned() };
+    // A simulator's verifier that claims Intel's root, and Intel's that names a simulator.
+    assert_eq!(judged(&[ANCHOR], AbsentAnchor::Unknown, &intel).unwrap_err(), refused("intel-sgx-root"));
+    assert_eq!(judged(&["intel-sgx-root"], AbsentAnchor::Intel, &simulator).unwrap_err(), refused(ANCHOR));
+    assert_eq!(judged(&[], AbsentAnchor::Intel, &simulator).unwrap_err(), refused(ANCHOR));
+    assert_eq!(judged(&[ANCHOR], AbsentAnchor::Unknown, &simulator).unwrap().trust_anchor(), ANCHOR);
+    assert_eq!(judged(&["intel-sgx-root", ANCHOR], AbsentAnchor::Unknown, &intel).unwrap().trust_anchor(), "intel-sgx-root");
+    let silent = with_claim("keyferry.trust_anchor", None);
+    assert_eq!(judged(&[ANCHOR], AbsentAnchor::Unknown, &silent).unwrap().trust_anchor(), "unknown");
+    assert_eq!(judged(&[ANCHOR], AbsentAnchor::Intel, &silent).unwrap_err(), refused("intel-sgx-root"));
 }
 
 #[test]

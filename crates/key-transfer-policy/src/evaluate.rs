@@ -104,7 +104,7 @@ pub fn explain(policy: &Policy, token: &AuthenticToken) -> Vec<Comparison> {
     let mut comparisons = vec![
         one_of(TRUST_ANCHOR, &policy.trust_anchors, Some(token.trust_anchor())),
         one_of("attester_type", &["TDX"], Some(&claims.attester_type)),
-        one_of("dbgstat", &["disabled"], Some(if claims.is_debuggable { "enabled" } else { "disabled" })),
+        one_of("dbgstat", &["disabled"], claims.is_debuggable.map(|debuggable| if debuggable { "enabled" } else { "disabled" })),
         tcb_status(policy, claims),
     ];
     for (claim, wanted, got) in [

@@ -12,7 +12,7 @@
 //! Adding a condition never permits more; a property test holds that. So:
 //! * `policy_ids` is a condition *beside* the attributes. Intel's server releases on a matching id alone and looks at no
 //!   attribute, and ignores the ids when the token names none; here both refuse.
-//! * A debuggable TD and a `Revoked`, unknown or absent TCB status never match, whatever the policy says.
+//! * A TD that is debuggable, or of which the token does not say that it is not, and a `Revoked`, unknown or absent TCB status never match, whatever the policy says.
 //! * `trust_anchor` (string or list, inside `tdx.attributes`) names the roots of evidence that are accepted. Absent, it is
 //!   Intel's SGX root alone: evidence of a simulator needs the owner's consent, policy by policy.
 //!

@@ -188,6 +188,7 @@ fn token(denial: &TokenDenial) -> Reason {
         TokenDenial::IssuerUnknown { .. } => Reason::TokenIssuerUnknown,
         TokenDenial::KeyUnknown { .. } => Reason::TokenKeyUnknown,
         TokenDenial::SignatureInvalid => Reason::TokenSignatureInvalid,
+        TokenDenial::TrustAnchorNotAllowed { .. } => Reason::TrustAnchorNotAllowed,
         TokenDenial::Expired { .. } => Reason::TokenExpired,
         TokenDenial::NotYetValid { .. } => Reason::TokenNotYetValid,
         TokenDenial::ClaimMissing { .. } => Reason::TokenClaimMissing,

@@ -35,9 +35,18 @@ pub(crate) static PS384: LazyLock<Verifier> = LazyLock::new(|| Verifier::new(Alg
 impl Verifier {
     /// The certificates are good from the start of the first year to the start of the second.
     pub(crate) fn new(algorithm: Algorithm, years: (i32, i32)) -> Self {
+        Self::shaped(algorithm, years, |_, _| {})
+    }
+
+    /// The same with a changed intermediate and leaf, in this order.
+    pub(crate) fn shaped(
+        algorithm: Algorithm,
+        years: (i32, i32),
+        change: impl FnOnce(&mut CertificateParams, &mut CertificateParams),
+    ) -> Self {
         let key = SigningKey::generate(algorithm).unwrap();
         let pkcs8 = key.to_pkcs8().unwrap().to_vec();
-        let (chain, root_der) = chain(&pkcs8, algorithm, years);
+        let (chain, root_der) = chain(&pkcs8, algorithm, years, change);
         let key = SigningKey::from_pkcs8(algorithm, &pkcs8, chain).unwrap();
         let jwks = jwks([&key]);
         Self { issuer: TokenIssuer::new(ISSUER, key, 300), root_der, jwks, pkcs8 }
@@ -70,7 +79,12 @@ pub(crate) fn payload(jwt: &str) -> Value {
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1).unwrap()).unwrap()).unwrap()
 }
 
-fn chain(leaf_pkcs8: &[u8], algorithm: Algorithm, years: (i32, i32)) -> (Vec<Vec<u8>>, Vec<u8>) {
+fn chain(
+    leaf_pkcs8: &[u8],
+    algorithm: Algorithm,
+    years: (i32, i32),
+    change: impl FnOnce(&mut CertificateParams, &mut CertificateParams),
+) -> (Vec<Vec<u8>>, Vec<u8>) {
     let authority_key = || match algorithm {
         Algorithm::Ps384 => KeyPair::try_from(SigningKey::generate(algorithm).unwrap().to_pkcs8().unwrap().as_slice()).unwrap(),
         _ => KeyPair::generate().unwrap(),
@@ -79,9 +93,9 @@ fn chain(leaf_pkcs8: &[u8], algorithm: Algorithm, years: (i32, i32)) -> (Vec<Vec
     let leaf_key = KeyPair::try_from(leaf_pkcs8).unwrap();
     let root_params = params("Test Root CA", Some(1), years);
     let root = root_params.self_signed(&root_key).unwrap();
-    let middle_params = params("Test Signing CA", Some(0), years);
+    let (mut middle_params, mut leaf) = (params("Test Signing CA", Some(0), years), params("Test Token Signing", None, years));
+    change(&mut middle_params, &mut leaf);
     let middle = middle_params.signed_by(&middle_key, &Issuer::from_params(&root_params, &root_key)).unwrap();
-    let leaf = params("Test Token Signing", None, years);
     let leaf = leaf.signed_by(&leaf_key, &Issuer::from_params(&middle_params, &middle_key)).unwrap();
     (vec![leaf.der().to_vec(), middle.der().to_vec(), root.der().to_vec()], root.der().to_vec())
 }
