@@ -19,6 +19,7 @@ use tracing::{Instrument, Span};
 
 use crate::Refusal;
 use crate::config::Limits;
+use crate::nonce;
 use crate::proof::{Expected, OwnToken};
 use crate::quoting::Quoting;
 use crate::results::{Answer, Results, Waiting};
@@ -26,9 +27,6 @@ use crate::verifier::Verifier;
 
 /// As the contract bounds them.
 const POLICY_IDS_MAX: usize = 10;
-const NONCE_VAL_BYTES_MAX: usize = 256;
-const NONCE_IAT_BYTES_MAX: usize = 64;
-const NONCE_SIGNATURE_BYTES_MAX: usize = 1024;
 /// A verifier answers a nonce in milliseconds.
 const NONCE_WITHIN: Duration = Duration::from_secs(5);
 /// Asking for keys that cannot be had is repeated in this rhythm.
@@ -86,9 +84,10 @@ impl Attestations {
         };
         self.bus.publish_within(&self.td_id, &event, left(deadline)).await?;
         let waited = Instant::now();
-        let token = self.own_token(&mut waiting, &expected, deadline).await;
+        // The deadline holds even while answers pour in or keys are being fetched.
+        let token = tokio::time::timeout_at(deadline, self.own_token(&mut waiting, &expected, deadline)).await;
         names::ATTESTATION_STEP_DURATION.record(waited.elapsed().as_secs_f64(), &[(names::STEP, "wait_for_token")]);
-        let token = token?;
+        let token = token.unwrap_or_else(|_| Err(Refusal::deadline()))?;
         span.attribute(names::TOKEN_ID, token.token.token_id());
         span.attribute(names::TRUST_ANCHOR, token.token.trust_anchor());
         Ok(Attested { attestation_id, token })
@@ -104,7 +103,7 @@ impl Attestations {
         check_user_data(&user_data)?;
         let _permit = self.permits.try_acquire().map_err(|_| Refusal::new(Reason::Overloaded, "too many attestations are under way"))?;
         let nonce = match nonce {
-            Some(nonce) => check_nonce(nonce, Reason::RequestMalformed)?,
+            Some(nonce) => nonce::check(nonce, Reason::RequestMalformed)?,
             None => self.nonce(deadline).await?,
         };
         self.evidence(user_data, nonce, deadline).await
@@ -116,7 +115,7 @@ impl Attestations {
         let answer: GetNonceResponse = self.bus.request(Rpc::TokenBrokerNonce, &GetNonceRequest {}, within).await?;
         names::ATTESTATION_STEP_DURATION.record(started.elapsed().as_secs_f64(), &[(names::STEP, "nonce")]);
         let nonce = answer.nonce.ok_or_else(|| Refusal::new(Reason::VerifierUnavailable, "the verifier answered without a nonce"))?;
-        check_nonce(nonce, Reason::VerifierUnavailable)
+        nonce::check(nonce, Reason::VerifierUnavailable)
     }
 
     async fn evidence(&self, user_data: Vec<u8>, nonce: VerifierNonce, deadline: Instant) -> Result<Evidence, Refusal> {
@@ -209,18 +208,4 @@ fn check_policy_ids(policy_ids: &[String]) -> Result<(), Refusal> {
         PolicyId::parse(id).map_err(|error| Refusal::new(Reason::RequestMalformed, format!("policy_ids: {error}")))?;
     }
     Ok(())
-}
-
-fn check_nonce(nonce: VerifierNonce, reason: Reason) -> Result<VerifierNonce, Refusal> {
-    let members = [
-        ("val", &nonce.val, NONCE_VAL_BYTES_MAX),
-        ("iat", &nonce.iat, NONCE_IAT_BYTES_MAX),
-        ("signature", &nonce.signature, NONCE_SIGNATURE_BYTES_MAX),
-    ];
-    for (name, bytes, max) in members {
-        if bytes.is_empty() || bytes.len() > max {
-            return Err(Refusal::new(reason, format!("nonce.{name} has {} bytes: 1 to {max} are allowed", bytes.len())));
-        }
-    }
-    Ok(nonce)
 }

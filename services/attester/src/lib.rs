@@ -8,12 +8,13 @@
 //! from is a [`Platform`]: the kernel's configfs-tsm, or a simulator, which it says loudly at start. It knows nothing of
 //! keys, policies and models, and holds no secret but its bus credentials.
 //!
-//! Read on: `config`, the decision (`attestation`, `proof`), where answers come from (`results`, `verifier`), the surface
+//! Read on: `config`, the decision (`attestation`, `nonce`, `proof`), where answers come from (`results`, `verifier`), the surface
 //! (`api`, `peers`), `platform`, `refusal`.
 
 mod api;
 mod attestation;
 mod config;
+mod nonce;
 mod peers;
 mod platform;
 mod proof;

@@ -4,10 +4,14 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::Stream;
+
+/// After a connection could not be accepted: callers that hold every file descriptor of the process make `accept` fail at
+/// once, again and again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The user ids that may call.
 #[derive(Clone, Debug)]
@@ -22,11 +26,20 @@ impl Callers {
         Self { allowed: Arc::new(configured.iter().copied().chain([own]).collect()) }
     }
 
-    /// Connections of allowed users; all others are closed unanswered.
+    /// Connections of allowed users; all others are closed unanswered. Never an error and never at an end: tonic stops
+    /// serving for good at the first error that is not the connection's own.
     pub(crate) fn incoming(self, listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
-        UnixListenerStream::new(listener).filter(move |accepted| match accepted {
-            Ok(stream) => self.admit(stream),
-            Err(_) => true,
+        futures::stream::unfold((self, listener), async |(callers, listener)| {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) if callers.admit(&stream) => return Some((Ok(stream), (callers, listener))),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a caller could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
         })
     }
 
@@ -48,6 +61,8 @@ impl Callers {
 
 #[cfg(test)]
 mod tests {
+    use tokio_stream::StreamExt;
+
     use super::*;
 
     #[tokio::test]
@@ -59,7 +74,7 @@ mod tests {
             let callers = Callers { allowed: Arc::new(allowed.into_iter().collect()) };
             let _client = UnixStream::connect(&path).await.unwrap();
             let mut incoming = Box::pin(callers.incoming(listener));
-            let next = tokio::time::timeout(std::time::Duration::from_millis(200), incoming.next()).await;
+            let next = tokio::time::timeout(Duration::from_millis(200), incoming.next()).await;
             assert_eq!(next.is_ok(), gets_through);
         }
     }

@@ -115,16 +115,17 @@ impl Waiting {
             if let Some(answer) = self.read.pop_front() {
                 return Some(answer);
             }
+            // Answers come last: a flood of forged ones must hide neither the end nor what the stream holds.
             tokio::select! {
                 biased;
-                answer = self.receiver.recv() => return answer,
+                () = sleep_until(self.deadline) => return None,
                 // The sender lives as long as the bus.
                 _ = self.connects.changed() => self.read_back().await,
                 () = sleep_until(self.next_reading.min(last_reading)), if !self.last_reading_done => {
                     self.last_reading_done = Instant::now() >= last_reading;
                     self.read_back().await;
                 }
-                () = sleep_until(self.deadline) => return None,
+                answer = self.receiver.recv() => return answer,
             }
         }
     }

@@ -7,10 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use keyferry_attestation_token::{KeySet, Shape, authenticate};
-use keyferry_contract::Reason;
-use keyferry_contract::attestation::v1::{AttestationRejected, GetEvidenceRequest, GetTokenRequest, TokenIssued};
+use keyferry_contract::attestation::v1::{AttestationRejected, GetEvidenceRequest, GetTokenRequest, TokenIssued, VerifierNonce};
+use keyferry_contract::{Event, Reason};
 use keyferry_tdx_quote::{Quote, report_data};
 use keyferry_testkit::nats::now;
+use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use world::{Verifier, World, nonce};
@@ -98,6 +99,43 @@ async fn a_foreign_token_alone_ends_in_the_deadline() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "deadline_exceeded"));
 }
 
+/// A bus that answers for the verifier gives a genuine nonce with more behind it: evidence over it could be passed off as
+/// evidence for user data, a public key, that begins with those bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nonce_that_reaches_into_the_user_data_is_never_quoted_over() {
+    let mut world = World::start().await;
+    let genuine = nonce();
+    for stretched in [
+        VerifierNonce { iat: [&genuine.iat[..], b"\x01\x00\x01\x00 modulus"].concat(), ..genuine.clone() },
+        VerifierNonce { val: [&genuine.val[..], &genuine.iat[..]].concat(), iat: b"modulus".to_vec(), ..genuine.clone() },
+    ] {
+        *world.nonce.lock().unwrap() = stretched.clone();
+        let status = world.ask(KEY, LONG).await.unwrap().unwrap_err();
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "verifier_unavailable"));
+        let request = GetEvidenceRequest { user_data: KEY.to_vec(), nonce: Some(stretched) };
+        assert_eq!(reason(&world.client.get_evidence(request).await.unwrap_err()), "request_malformed");
+    }
+    assert!(world.evidence.try_recv().is_err(), "nothing reached the bus");
+}
+
+/// Every judgement of a forgery costs a signature check, and more of them come than can be judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_forgeries_does_not_move_the_deadline() {
+    let limits = serde_json::json!({ "attestation_seconds": 2 });
+    let mut world = World::start_limited(std::sync::Arc::new(Verifier::new()), |jwks| jwks, limits).await;
+    let mut client = world.client.clone();
+    let asked = tokio::spawn(async move { client.get_token(GetTokenRequest { user_data: KEY.to_vec(), policy_ids: Vec::new() }).await });
+    let event = world.next_evidence().await;
+    let forged = world.verifier.token(&event, Shape::V2Nested, |claims| claims.held_data = vec![1; 388]);
+    let (client, subject) = (world.broker.client().clone(), TokenIssued::subject(&world.td_id));
+    let body = forged.encode_to_vec();
+    let flood = tokio::spawn(async move { while client.publish(subject.clone(), body.clone().into()).await.is_ok() {} });
+    let answer = tokio::time::timeout(Duration::from_secs(10), asked).await;
+    flood.abort();
+    let status = answer.expect("the deadline of 2 s holds").unwrap().unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "deadline_exceeded"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_under_another_root_vouch_for_nothing() {
     let impostor = Verifier::new();
@@ -163,7 +201,7 @@ async fn what_is_over_its_bound_or_malformed_is_refused_before_any_work() {
     }
     let huge = GetTokenRequest { user_data: vec![0; 300 * 1024], policy_ids: Vec::new() };
     assert!(world.client.get_token(huge).await.is_err());
-    let empty = GetEvidenceRequest { user_data: Vec::new(), nonce: Some(keyferry_contract::attestation::v1::VerifierNonce::default()) };
+    let empty = GetEvidenceRequest { user_data: Vec::new(), nonce: Some(VerifierNonce::default()) };
     assert_eq!(reason(&world.client.get_evidence(empty).await.unwrap_err()), "request_malformed");
     assert!(world.evidence.try_recv().is_err(), "nothing reached the bus");
 }
@@ -171,8 +209,7 @@ async fn what_is_over_its_bound_or_malformed_is_refused_before_any_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn evidence_is_over_the_callers_nonce_or_a_fresh_one() {
     let mut world = World::start().await;
-    let own =
-        keyferry_contract::attestation::v1::VerifierNonce { val: b"relying party".to_vec(), iat: b"now".to_vec(), signature: vec![1] };
+    let own = VerifierNonce { val: vec![b'w'; 88], signature: vec![1], ..nonce() };
     for (given, used) in [(Some(own.clone()), own), (None, nonce())] {
         let request = GetEvidenceRequest { user_data: KEY.to_vec(), nonce: given };
         let evidence = world.client.get_evidence(request).await.unwrap().into_inner().evidence.unwrap();

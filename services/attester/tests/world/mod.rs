@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code, reason = "a helper of a test fails the test; each test file uses a part")]
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use keyferry_attestation_token::{
@@ -147,6 +147,8 @@ pub(crate) struct World {
     pub(crate) directory: TempDir,
     /// Evidence in the order of its arrival, when nobody answers it by itself.
     pub(crate) evidence: mpsc::Receiver<EvidenceCollected>,
+    /// What whoever asks for a nonce is given.
+    pub(crate) nonce: Arc<Mutex<VerifierNonce>>,
     _services: keyferry_bus::RpcService,
 }
 
@@ -158,17 +160,29 @@ impl World {
 
     /// With another answer to the request for keys.
     pub(crate) async fn start_with(verifier: Arc<Verifier>, keys: impl Fn(String) -> String + Send + Sync + 'static) -> Self {
+        Self::start_limited(verifier, keys, serde_json::json!({})).await
+    }
+
+    /// With other limits, too.
+    pub(crate) async fn start_limited(
+        verifier: Arc<Verifier>,
+        keys: impl Fn(String) -> String + Send + Sync + 'static,
+        limits: serde_json::Value,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let nats = NatsServer::start().await.unwrap();
         let (td_id, credentials) = nats.enrol("td-0").unwrap();
         let broker = nats.connect(Role::TokenBroker).await.unwrap();
-        let services = answer_requests(&broker, &verifier, keys).await;
+        let nonce = Arc::new(Mutex::new(nonce()));
+        let services = answer_requests(&broker, &verifier, keys, Arc::clone(&nonce)).await;
         let evidence = collect_evidence(&broker);
-        let config = config(&nats, &credentials, &directory, &verifier);
+        let mut config = config(&nats, &credentials, &directory, &verifier);
+        config["limits"] = limits;
         let spec = ServiceSpec { name: "attester", instance: "attester".to_owned(), config, environment: Vec::new() };
         let attester = Service::start(spec, directory.path()).await.unwrap();
         let client = AttesterClient::new(keyferry_tls::grpc_unix_channel(&socket(&directory)));
-        Self { attester, client, td_id: TdId::parse(&td_id).unwrap(), broker, verifier, nats, directory, evidence, _services: services }
+        let td_id = TdId::parse(&td_id).unwrap();
+        Self { attester, client, td_id, broker, verifier, nats, directory, evidence, nonce, _services: services }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -220,9 +234,13 @@ async fn answer_requests(
     broker: &Bus,
     verifier: &Arc<Verifier>,
     keys: impl Fn(String) -> String + Send + Sync + 'static,
+    nonce: Arc<Mutex<VerifierNonce>>,
 ) -> keyferry_bus::RpcService {
     let mut services = broker.rpc_service("0.1.0", "a scripted verifier").await.unwrap();
-    let give = |_: GetNonceRequest| async { Ok(GetNonceResponse { nonce: Some(nonce()), expires_at: None }) };
+    let give = move |_: GetNonceRequest| {
+        let nonce = nonce.lock().unwrap().clone();
+        async move { Ok(GetNonceResponse { nonce: Some(nonce), expires_at: None }) }
+    };
     services.serve(Rpc::TokenBrokerNonce, 4, give).await.unwrap();
     let jwks = keys(verifier.jwks()).into_bytes();
     let give = move |_: GetJwksRequest| {
