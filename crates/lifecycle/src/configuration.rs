@@ -132,13 +132,19 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, String> {
     }
     let source = File::from(path).format(FileFormat::Toml);
     let root = Layered::builder().add_source(source).build().map_err(|error| match error {
-        LayerError::FileParse { cause, .. } => format!("{} is no valid TOML: {}", path.display(), cause.to_string().trim_end()),
+        LayerError::FileParse { cause, .. } => format!("{} is no valid TOML: {}", path.display(), without_excerpt(&cause.to_string())),
         other => format!("{} cannot be read ({other})", path.display()),
     })?;
     match root.try_deserialize::<Value>().map(|value| value.kind) {
         Ok(ValueKind::Table(table)) => Ok(table),
         _ => Err(format!("{} is no TOML table", path.display())),
     }
+}
+
+/// The parser's text without the lines of the file that it shows: they may hold a secret.
+fn without_excerpt(text: &str) -> String {
+    let is_excerpt = |line: &&str| line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit()).trim_start().starts_with('|');
+    text.lines().filter(|line| !is_excerpt(line)).collect::<Vec<_>>().join(": ")
 }
 
 fn put(root: &mut Map<String, Value>, origins: &mut Origins, path: &[String], text: &str, origin: &str, mistakes: &mut Vec<Mistake>) {

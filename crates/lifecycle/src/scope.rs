@@ -7,7 +7,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    os::unix::net::UnixStream as BlockingUnixStream,
+    os::unix::{fs::FileTypeExt, net::UnixStream as BlockingUnixStream},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -85,10 +85,7 @@ impl Scope {
     /// Binds a Unix socket that only this user may open (0600 from the first moment) and announces its path. A socket file
     /// that nobody listens on is replaced; one that is in use is an error. It is removed at the end.
     pub fn bind_unix(&self, name: &str, path: &Path) -> Result<UnixListener, StartError> {
-        if BlockingUnixStream::connect(path).is_ok() {
-            let message = format!("the {name} listener cannot use {}: another process is listening on it", path.display());
-            return Err(StartError::message(message).hint("stop that process, or configure another path"));
-        }
+        make_room(name, path)?;
         let listener = bind_private(path).map_err(|error| {
             StartError::message(format!("the {name} listener cannot use {}: {error}", path.display()))
                 .hint("the directory must exist and be writable, and the whole path must fit in 107 bytes")
@@ -221,11 +218,28 @@ impl ReadinessCheck {
     }
 }
 
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+/// Removes a socket file that nobody listens on. Anything else at that place is somebody's, and stays.
+fn make_room(name: &str, path: &Path) -> Result<(), StartError> {
+    let refuse = |problem: &str, hint: &str| {
+        Err(StartError::message(format!("the {name} listener cannot use {}: {problem}", path.display())).hint(hint))
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(metadata) if metadata.file_type().is_socket() => {}
+        Ok(_) => return refuse("something that is no socket is there", "remove it yourself, or configure another path"),
+        Err(error) => return refuse(&error.to_string(), "the directory must exist and be readable"),
     }
+    match BlockingUnixStream::connect(path) {
+        Ok(_) => refuse("another process is listening on it", "stop that process, or configure another path"),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => refuse(&error.to_string(), "remove the left-over socket"),
+            _ => Ok(()),
+        },
+        Err(error) => refuse(&format!("it cannot be told whether somebody listens there ({error})"), "configure another path"),
+    }
+}
+
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     // On Linux the mode set on an unbound socket becomes the mode of its file: there is no moment at which others may connect.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;

@@ -23,10 +23,12 @@ impl Secret {
     }
 
     /// The secret called `name` from its two settings, `NAME` and `NAME_file`. One line feed at the end of a file does
-    /// not count. Both given is a mistake, as is an unreadable or empty file; neither given is `None`.
+    /// not count. Both given is a mistake, as is an empty secret or an unreadable file; neither given is `None`.
     pub fn from_twins(name: &str, inline: Option<&Self>, file: Option<&Path>) -> Result<Option<Self>, Mistake> {
         match (inline, file) {
             (Some(_), Some(_)) => Err(Mistake::new(name, format!("is given twice, as {name} and {name}_file: keep one"))),
+            // An unset variable of an orchestrator arrives like this; it must not become a password that everybody has.
+            (Some(secret), None) if secret.expose().is_empty() => Err(Mistake::new(name, "is empty")),
             (Some(secret), None) => Ok(Some(secret.clone())),
             (None, Some(path)) => Self::read(path).map(Some).map_err(|problem| Mistake::new(format!("{name}_file"), problem)),
             (None, None) => Ok(None),

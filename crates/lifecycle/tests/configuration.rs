@@ -227,6 +227,11 @@ fn a_secret_is_never_repeated() {
     let found = messages(&case);
     assert_eq!(found, ["admin_password: has a value of the wrong form (not shown: it may be a secret) (KEYFERRY_ADMIN_PASSWORD)"]);
 
+    for broken in ["admin_password = \"hunter2\nworkers = 1", "admin_password = hunter2", "admin_password = \"a\" hunter2", "hunter2"] {
+        let message = &messages(&self::case(broken))[0];
+        assert!(message.contains("TOML") && message.contains("line 1") && !message.contains("hunter2"), "{message}");
+    }
+
     case.layers.environment = environment(&[("KEYFERRY_ADMIN_PASSWORD", "hunter2")]);
     let config: Config = load(&case.layers).unwrap();
     assert_eq!(config.admin_password.as_ref().unwrap().expose(), "hunter2");
@@ -243,6 +248,8 @@ fn a_secret_may_come_from_a_file_but_not_from_both() {
     assert!(read(None, None).unwrap().is_none());
     let both = read(Some(&Secret::new("x".to_owned())), Some(&file)).unwrap_err();
     assert_eq!(both.to_string(), "admin_password: is given twice, as admin_password and admin_password_file: keep one");
+    let empty = read(Some(&Secret::new(String::new())), None).unwrap_err();
+    assert_eq!(empty.to_string(), "admin_password: is empty", "what an unset variable becomes is nobody's password");
     std::fs::write(&file, "\n").unwrap();
     assert!(read(None, Some(&file)).unwrap_err().to_string().starts_with("admin_password_file: "));
     let missing = Secret::required_from_twins("admin_password", None, None).unwrap_err();

@@ -207,6 +207,22 @@ fn a_socket_in_use_is_refused_and_a_stale_one_replaced() {
 }
 
 #[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("signing.key");
+    std::fs::write(&path, "precious").unwrap();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for path in [&path, &link] {
+        let socket = format!("socket={}", path.display());
+        let refused = output(&["listen=127.0.0.1:0", "runtime.health.listen=127.0.0.1:0", "runtime.telemetry.log=off", &socket]);
+        assert_eq!(refused.status.code(), Some(69));
+        assert!(String::from_utf8(refused.stderr).unwrap().contains("something that is no socket is there"));
+    }
+    assert_eq!(std::fs::read(&link).unwrap(), b"precious");
+}
+
+#[test]
 fn a_bad_configuration_ends_with_64_before_anything_starts() {
     let output = output(&["listen=everywhere", "color=red"]);
     let text = String::from_utf8(output.stderr).unwrap();
