@@ -63,3 +63,23 @@ fn every_event_is_attacked_in_every_way() {
     // This list may only shrink.
     assert_eq!(without, ["keyferry.v1.td.reattest"]);
 }
+
+/// The threat model's table of promises: every row names tests, and each of them exists.
+#[test]
+fn every_promise_is_attacked_by_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository");
+    let page = fs::read_to_string(root.join("docs/threat-model.md")).expect("the threat model");
+    let rows: Vec<&str> =
+        page.lines().skip_while(|line| !line.starts_with("| promise |")).skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 13, "the table of promises was found");
+    for row in rows {
+        let mut named = 0;
+        for test in row.split('`').filter(|text| text.contains(".rs::")) {
+            let (file, name) = test.split_once("::").expect("file::test");
+            let text = fs::read_to_string(root.join(file)).unwrap_or_default();
+            assert!(text.contains(&format!("fn {name}()")), "{test} does not exist");
+            named += 1;
+        }
+        assert!(named > 0, "nothing attacks this promise: {row}");
+    }
+}
