@@ -12,11 +12,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    CLOCK_SKEW_SECONDS, INTEL_TRUST_ANCHOR, TOKEN_CHARACTERS_MAX, UNKNOWN_TRUST_ANCHOR,
+    CLOCK_SKEW_SECONDS, TOKEN_CHARACTERS_MAX, UNKNOWN_TRUST_ANCHOR,
     algorithm::Algorithm,
     claims::{Claims, Nonce},
     denial::{TokenDenial, shown},
     jwks::{KeySet, VerificationKey},
+    names_trust_anchor,
     wire::{Common, Members, NonceText},
 };
 
@@ -281,10 +282,7 @@ fn token_id(jti: Option<String>) -> Result<String, TokenDenial> {
 
 fn trust_anchor(claim: Option<String>, set: &KeySet) -> Result<String, TokenDenial> {
     let Some(anchor) = claim else { return allowed_anchor(set.issuer.absent_anchor.label().to_owned(), set) };
-    let is_simulator = anchor
-        .strip_prefix("simulator:")
-        .is_some_and(|digest| digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
-    if anchor == INTEL_TRUST_ANCHOR || is_simulator {
+    if names_trust_anchor(&anchor) {
         allowed_anchor(anchor, set)
     } else {
         Err(TokenDenial::ClaimMalformed { claim: "keyferry.trust_anchor" })

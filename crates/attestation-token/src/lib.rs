@@ -42,3 +42,10 @@ pub const TOKEN_AGE_SECONDS_MAX: u64 = 3600;
 pub const INTEL_TRUST_ANCHOR: &str = "intel-sgx-root";
 /// The trust anchor of a token that names none and whose issuer has no configured one: no policy accepts it.
 pub const UNKNOWN_TRUST_ANCHOR: &str = "unknown";
+
+/// Whether `text` names a root of evidence: `intel-sgx-root`, or `simulator:` and the 64 lower-case hex digits of the
+/// SHA-256 of a simulator's root certificate.
+pub fn names_trust_anchor(text: &str) -> bool {
+    let is_digest = |digest: &str| digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    text == INTEL_TRUST_ANCHOR || text.strip_prefix("simulator:").is_some_and(is_digest)
+}

@@ -1,6 +1,6 @@
 //! The document: strict JSON in, a checked and normalised policy out.
 
-use keyferry_attestation_token::INTEL_TRUST_ANCHOR;
+use keyferry_attestation_token::{INTEL_TRUST_ANCHOR, names_trust_anchor};
 use serde::{Deserialize, de::IgnoredAny};
 use uuid::Uuid;
 
@@ -162,12 +162,7 @@ fn trust_anchors(member: Option<OneOrMore>) -> Result<Vec<String>, PolicyError> 
         Some(OneOrMore::More(anchors)) => anchors,
     };
     bounded("tdx.attributes.trust_anchor", anchors.len())?;
-    if !anchors.is_empty() && anchors.iter().all(|anchor| names_a_root(anchor)) { Ok(anchors) } else { Err(PolicyError::TrustAnchor) }
-}
-
-fn names_a_root(anchor: &str) -> bool {
-    let is_digest = |digest: &str| digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    anchor == INTEL_TRUST_ANCHOR || anchor.strip_prefix("simulator:").is_some_and(is_digest)
+    if !anchors.is_empty() && anchors.iter().all(|anchor| names_trust_anchor(anchor)) { Ok(anchors) } else { Err(PolicyError::TrustAnchor) }
 }
 
 fn bounded(member: &'static str, entries: usize) -> Result<(), PolicyError> {

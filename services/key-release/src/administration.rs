@@ -1,5 +1,5 @@
 //! gRPC `KeyAdministration`: keys and policies. Each method begins with a proof of an administrator, and each change is
-//! recorded before it takes effect.
+//! recorded before it takes effect, and finished though the caller may be gone: no key without a record stays in the KMS.
 
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use crate::{
     release::Release,
 };
 
+#[derive(Clone)]
 pub(crate) struct Administration {
     pub(crate) release: Release,
     pub(crate) administrators: Arc<Administrators>,
@@ -43,7 +44,8 @@ pub(crate) async fn authenticated<T>(administrators: &Administrators, release: &
 impl KeyAdministration for Administration {
     async fn create_policy(&self, request: Request<CreatePolicyRequest>) -> Result<Response<CreatePolicyResponse>, Status> {
         let admin = authenticated(&self.administrators, &self.release, &request).await?;
-        let created = self.make_policy(&admin, request.into_inner()).await;
+        let (this, request) = (self.clone(), request.into_inner());
+        let created = self.release.to_its_end(async move { this.make_policy(&admin, request).await }).await;
         created.map(Response::new).map_err(|denial| denial.status())
     }
 
@@ -56,7 +58,8 @@ impl KeyAdministration for Administration {
 
     async fn create_key(&self, request: Request<CreateKeyRequest>) -> Result<Response<CreateKeyResponse>, Status> {
         let admin = authenticated(&self.administrators, &self.release, &request).await?;
-        let created = self.make_key(&admin, request.into_inner()).await;
+        let (this, request) = (self.clone(), request.into_inner());
+        let created = self.release.to_its_end(async move { this.make_key(&admin, request).await }).await;
         created.map(|id| Response::new(CreateKeyResponse { key_id: id.to_string() })).map_err(|denial| denial.status())
     }
 

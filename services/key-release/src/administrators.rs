@@ -95,7 +95,10 @@ fn basic(authorization: &str) -> Option<(String, Zeroizing<String>)> {
     if authorization.len() > CREDENTIAL_CHARACTERS_MAX {
         return None;
     }
-    let encoded = authorization.strip_prefix("Basic ")?;
+    let (scheme, encoded) = authorization.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("Basic") {
+        return None; // RFC 9110, section 11.1: the scheme's name has no case
+    }
     let decoded = Zeroizing::new(BASE64_STANDARD.decode(encoded).ok()?);
     let (name, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
     Some((name.to_owned(), Zeroizing::new(password.to_owned())))
@@ -119,10 +122,11 @@ mod tests {
     async fn only_name_and_password_together_make_an_administrator() {
         let one = Administrators::new(Some(("admin".to_owned(), Secret::new("pass:word".to_owned())))).unwrap();
         assert_eq!(one.authenticate(Some(&header("admin", "pass:word"))).await.unwrap().name(), "admin");
+        assert!(one.authenticate(Some(&header("admin", "pass:word").replace("Basic", "basic"))).await.is_ok(), "schemes have no case");
         for wrong in [header("admin", "password"), header("Admin", "pass:word"), header("admin", ""), header("", "pass:word")] {
             assert!(matches!(one.authenticate(Some(&wrong)).await, Err(Denial::Unauthenticated)), "{wrong}");
         }
-        for wrong in ["", "Basic", "Basic ", "Basic !", "basic YWRtaW46cGFzczp3b3Jk", "Bearer YWRtaW46cGFzczp3b3Jk", &"x".repeat(2000)] {
+        for wrong in ["", "Basic", "Basic ", "Basic !", "Basi YWRtaW46cGFzczp3b3Jk", "Bearer YWRtaW46cGFzczp3b3Jk", &"x".repeat(2000)] {
             assert!(matches!(one.authenticate(Some(wrong)).await, Err(Denial::Unauthenticated)), "{wrong:.40}");
         }
         assert!(matches!(one.authenticate(None).await, Err(Denial::Unauthenticated)));

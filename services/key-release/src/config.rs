@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use keyferry_attestation_token::{AbsentAnchor, Algorithm, TOKEN_AGE_SECONDS_MAX};
+use keyferry_attestation_token::{AbsentAnchor, Algorithm, INTEL_TRUST_ANCHOR, TOKEN_AGE_SECONDS_MAX, names_trust_anchor};
 use keyferry_bus::BusConfig;
 use keyferry_kms::KmsConfig;
 use keyferry_lifecycle::{Mistake, Runtime, Secret, ServiceConfig};
@@ -59,6 +59,10 @@ pub struct IssuerConfig {
     pub jwks_ca_file: PathBuf,
     /// `PS384`, `ES384`, `ES256`: those this issuer may use. Since 0.1.
     pub algorithms: Vec<Algorithm>,
+    /// The roots of evidence this issuer speaks for: `intel-sgx-root` (the default), `simulator:<64 hex digits>`. A token
+    /// that names another one is refused, so that a simulator's verifier cannot vouch for hardware. Since 0.1.
+    #[serde(default = "trust_anchors_default")]
+    pub trust_anchors: Vec<String>,
     /// What a token means that names no trust anchor: `unknown`, or `intel` for Intel's own service. Since 0.1.
     #[serde(default = "absent_anchor_default")]
     pub absent_anchor: AbsentAnchor,
@@ -158,6 +162,15 @@ impl ServiceConfig for Config {
             if issuer.algorithms.is_empty() {
                 mistakes.push(Mistake::new(setting("algorithms"), "is empty: name PS384, ES384 or ES256"));
             }
+            let anchors = &issuer.trust_anchors;
+            if anchors.is_empty() || !anchors.iter().all(|anchor| names_trust_anchor(anchor)) {
+                let problem = format!("must name {INTEL_TRUST_ANCHOR:?} or \"simulator:\" and 64 lower-case hex digits, at least one");
+                mistakes.push(Mistake::new(setting("trust_anchors"), problem));
+            }
+            if issuer.absent_anchor == AbsentAnchor::Intel && !anchors.iter().any(|anchor| anchor == INTEL_TRUST_ANCHOR) {
+                let problem = format!("is \"intel\", and trust_anchors does not name {INTEL_TRUST_ANCHOR:?}");
+                mistakes.push(Mistake::new(setting("absent_anchor"), problem));
+            }
             if !issuer.jwks_url.starts_with("https://") {
                 mistakes.push(Mistake::new(setting("jwks_url"), "must begin with https://"));
             }
@@ -172,6 +185,9 @@ impl ServiceConfig for Config {
 /// Intel's port, on loopback: opening it to a network is a decision.
 fn listen_default() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 9443).into()
+}
+fn trust_anchors_default() -> Vec<String> {
+    vec![INTEL_TRUST_ANCHOR.to_owned()]
 }
 fn absent_anchor_default() -> AbsentAnchor {
     AbsentAnchor::Unknown

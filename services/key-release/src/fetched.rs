@@ -74,11 +74,16 @@ impl Keys {
         Ok(material)
     }
 
-    /// Makes a key; returns its reference and fingerprint.
+    /// Makes a key; returns its reference and fingerprint. A key that cannot be fetched is taken back.
     pub(crate) async fn create(&self, _proof: &Admin, spec: &KeySpec) -> Result<(KeyRef, [u8; 32]), Denial> {
         let key = self.call("create", self.kms.create(spec)).await?;
-        let material = self.material(&key, spec).await?;
-        Ok((key, fingerprint(&self.fingerprint_key, &material)))
+        match self.material(&key, spec).await {
+            Ok(material) => Ok((key, fingerprint(&self.fingerprint_key, &material))),
+            Err(denial) => {
+                self.discard(&key).await;
+                Err(denial)
+            }
+        }
     }
 
     /// Takes on a key that is in the KMS already; returns its fingerprint.

@@ -12,7 +12,7 @@ use keyferry_attestation_token::{AuthenticToken, KeySet, TokenDenial, TrustedIss
 use keyferry_telemetry::names::JWKS_AGE;
 use keyferry_tls::{RootsConfig, TlsError, read_certificates};
 use keyferry_trust_authority::{JwksSource, TrustAuthorityError};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::{Denial, config::IssuerConfig};
 
@@ -20,6 +20,9 @@ use crate::{Denial, config::IssuerConfig};
 const FETCH_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// How long a request waits for a fetch that it caused.
 const REQUEST_WAITS_MAX: Duration = Duration::from_secs(5);
+/// Requests that wait for one issuer's fetch at the same time. Anybody can make up a key name: more of them would take the
+/// places of requests with good tokens while the issuer is slow.
+const WAITING_MAX: usize = 32;
 /// A token with an unknown key name causes at most one fetch in this time.
 const REFRESH_ON_DEMAND_INTERVAL: Duration = Duration::from_secs(5);
 /// Background refresh: a rotated key is known before its first token, as a rule.
@@ -64,6 +67,7 @@ struct Issuer {
     current: ArcSwapOption<Fetched>,
     /// When the last fetch began; held while one is under way, so that there is only one.
     last_attempt: Mutex<Option<Instant>>,
+    waiting: Semaphore,
 }
 
 struct Fetched {
@@ -131,11 +135,12 @@ impl Issuer {
         };
         let mut trusted = TrustedIssuer::new(issuer(), root.to_vec(), config.algorithms.clone());
         trusted.absent_anchor = config.absent_anchor;
+        trusted.trust_anchors = Some(config.trust_anchors.clone());
         trusted.token_age_seconds_max = config.token_age_seconds_max;
         let roots = RootsConfig::CaFile(config.jwks_ca_file.clone());
         let source = JwksSource::new(&config.jwks_url, &roots, FETCH_RETRY_DELAY)
             .map_err(|source| IssuersError::Source { issuer: issuer(), source })?;
-        Ok(Self { trusted, source, current: ArcSwapOption::empty(), last_attempt: Mutex::new(None) })
+        Ok(Self { trusted, source, current: ArcSwapOption::empty(), last_attempt: Mutex::new(None), waiting: Semaphore::new(WAITING_MAX) })
     }
 
     fn fresh(&self) -> Option<Arc<Fetched>> {
@@ -147,6 +152,7 @@ impl Issuer {
     }
 
     async fn refresh_on_demand(&self, kid: &str, now: u64) {
+        let Ok(_place) = self.waiting.try_acquire() else { return };
         let refresh = async {
             let mut last_attempt = self.last_attempt.lock().await;
             let recently = last_attempt.is_some_and(|at| at.elapsed() < REFRESH_ON_DEMAND_INTERVAL);

@@ -20,6 +20,7 @@ mod case;
 mod config;
 mod events;
 mod fetched;
+mod fleet;
 pub mod issuers;
 mod records;
 pub mod refusal;

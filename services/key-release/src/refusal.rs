@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use keyferry_attestation_token::TokenDenial;
-use keyferry_bus::PublishError;
+use keyferry_bus::{BucketError, PublishError};
 use keyferry_contract::{DOMAIN, Decision, Reason, Retry};
 use keyferry_key_transfer_policy::{PolicyDenial, PolicyError};
 use keyferry_key_wrap::{PublicKeyError, WrapError};
@@ -96,6 +96,12 @@ pub enum Denial {
     /// A record could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The fleet's record of the TD could not be read.
+    #[error(transparent)]
+    Fleet(BucketError),
+    /// An operator revoked the TD.
+    #[error("the TD was revoked by an operator")]
+    TdRevoked,
     /// A stored record is not one.
     #[error("the record {name} is not readable by this version")]
     Record {
@@ -148,7 +154,8 @@ impl Denial {
             Self::Verifier(error) => verifier(error),
             Self::NoVerifier => Reason::VerifierUnavailable,
             Self::JwksUnavailable => Reason::JwksUnavailable,
-            Self::Store(_) | Self::Record { .. } => Reason::StoreUnavailable,
+            Self::Store(_) | Self::Fleet(_) | Self::Record { .. } => Reason::StoreUnavailable,
+            Self::TdRevoked => Reason::TdRevoked,
             Self::Audit(_) => Reason::AuditUnavailable,
             Self::DeadlineExceeded => Reason::DeadlineExceeded,
             Self::Wrap(WrapError::Crypto) | Self::Internal(_) => Reason::Internal,

@@ -21,6 +21,7 @@ use keyferry_telemetry::{
 };
 use keyferry_trust_authority::{Evidence, TrustAuthority};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     case::{Case, Mode},
     events::Events,
     fetched::{Keys, Recipient, Releasable, Wrapped},
+    fleet::Fleet,
     issuers::Issuers,
     records::{KeyRecord, Records, Rule},
 };
@@ -67,8 +69,11 @@ struct Inner {
     verifier: Option<TrustAuthority>,
     audit: Audit,
     events: Events,
+    fleet: Fleet,
     transfers: Semaphore,
     nonces: Budget,
+    /// Work that goes on without its caller; a drain waits for it.
+    detached: TaskTracker,
 }
 
 /// What the caller shows.
@@ -102,14 +107,18 @@ impl Release {
             keys: Keys::new(parts.kms, &parts.store_key),
             verifier: parts.verifier,
             audit: Audit::new(&parts.bus),
+            fleet: Fleet::new(&parts.bus),
             events: Events::new(parts.bus),
             transfers: Semaphore::new(TRANSFERS_MAX),
             nonces: Budget::new(NONCES_PER_SECOND),
+            detached: TaskTracker::new(),
         }))
     }
 
-    /// Waits until events under way are published.
+    /// Waits until decisions under way are made and recorded, and their events published.
     pub async fn finish(&self) {
+        self.0.detached.close();
+        self.0.detached.wait().await;
         self.0.events.finish().await;
     }
 
@@ -135,8 +144,16 @@ impl Release {
     /// if nobody waits for it any more.
     pub(crate) async fn transfer(&self, key_id: KeyId, credential: Credential) -> Result<Released, Denial> {
         let inner = Arc::clone(&self.0);
-        let decided = tokio::spawn(async move { inner.transfer(key_id, credential).await }.instrument(Span::current()));
-        decided.await.map_err(|_| Denial::Internal("a decision ended without an answer"))?
+        self.to_its_end(async move { inner.transfer(key_id, credential).await }).await
+    }
+
+    /// Does `work` to its end, though its caller may go away in the middle: nothing is left half done or unrecorded.
+    pub(crate) async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Denial>> + Send + 'static,
+    ) -> Result<T, Denial> {
+        let done = self.0.detached.spawn(work.instrument(Span::current()));
+        done.await.map_err(|_| Denial::Internal("the work ended without a result"))?
     }
 
     /// A nonce of the verifier, for background-check mode.
@@ -146,7 +163,8 @@ impl Release {
             return Err(Denial::RateLimited);
         }
         let span = spans::http_client("GET", "/appraisal/v2/nonce", verifier.host());
-        Ok(verifier.nonce().instrument(span).await?)
+        let nonce = tokio::time::timeout(DECISION_WITHIN, verifier.nonce().instrument(span)).await;
+        Ok(nonce.map_err(|_| Denial::DeadlineExceeded)??)
     }
 
     /// For administrators: every comparison of a token with a key's policy.
@@ -214,6 +232,7 @@ impl Inner {
         case.comparisons = permitted.as_ref().map_or_else(PolicyDenial::comparisons, |permitted| permitted.comparisons()).to_vec();
         let permitted = permitted?;
         let recipient = Recipient::of(&permitted)?;
+        self.fleet.refuse_revoked(permitted.token()).await?;
         let fetched = self.keys.fetch(permitted, &key).await?;
         in_step(names::WRAP_KEY, || fetched.wrap(&recipient))
     }

@@ -3,7 +3,12 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::Request,
+    middleware::{Next, from_fn},
+    response::Response,
+};
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use keyferry_contract::{
     DESCRIPTORS,
@@ -14,7 +19,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
-use crate::{administration::Administration, administrators::Administrators, broker::Broker, release::Release};
+use crate::{Denial, administration::Administration, administrators::Administrators, broker::Broker, release::Release};
 
 /// The largest request: evidence with every member at its bound, or a policy document.
 pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
@@ -23,6 +28,12 @@ const STREAMS_MAX: u32 = 128;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// A connection that sends nothing is closed.
 const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
+/// An idle connection is asked whether its peer is still there, and closed if it does not say so in time.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// From a call's headers to the beginning of its answer. Longer than the longest decision and its record, so that only a
+/// caller who does not send what it announced meets it.
+const CALL_WITHIN: Duration = Duration::from_mins(1);
 /// What a drain leaves to calls under way.
 const DRAIN: Duration = Duration::from_secs(19);
 
@@ -49,7 +60,13 @@ pub async fn router(
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    Ok(routes.prepare().into_axum_router().layer(grpc_server_layer(trust)))
+    Ok(routes.prepare().into_axum_router().layer(from_fn(in_time)).layer(grpc_server_layer(trust)))
+}
+
+/// Bounds a call from its headers to the beginning of its answer, the arrival of the request's body included.
+async fn in_time(request: Request, next: Next) -> Response {
+    let late = |_| Denial::DeadlineExceeded.status().into_http();
+    tokio::time::timeout(CALL_WITHIN, next.run(request)).await.unwrap_or_else(late)
 }
 
 /// Serves until `stop`, then lets calls under way finish.
@@ -62,8 +79,15 @@ pub async fn serve(
     let handle = Handle::new();
     let mut server = axum_server::from_tcp_rustls(listener.into_std()?, RustlsConfig::from_config(tls))?
         .handle(handle.clone())
+        .http2_only()
         .first_request_timeout(FIRST_REQUEST_WITHIN);
-    server.http_builder().http2().max_concurrent_streams(STREAMS_MAX).max_header_list_size(HEADER_BYTES_MAX);
+    server
+        .http_builder()
+        .http2()
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PONG_WITHIN);
     let drain = tokio::spawn(async move {
         stop.await;
         handle.graceful_shutdown(Some(DRAIN));

@@ -14,7 +14,7 @@ use keyferry_contract::{
     },
 };
 use keyferry_key_wrap::{ExportKeyPair, KeyMaterial};
-use keyferry_kms::{KeySpec, Kms};
+use keyferry_kms::{KeySpec, KeyState, Kms};
 use serde_json::json;
 use tonic::{Code, Request};
 
@@ -127,4 +127,38 @@ async fn wrong_requests_of_an_administrator_name_the_field() {
     let key_id = stack.key("").await;
     let no_pem = administration.export_key(admin(ExportKeyRequest { key_id, public_key_pem: "x".to_owned() })).await.unwrap_err();
     assert!(no_pem.code() == Code::InvalidArgument && no_pem.message().contains("public_key_pem"), "{no_pem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_be_fetched_again_is_taken_back() {
+    let stack = Stack::start().await;
+    stack.kms.keep_every_key();
+    let request =
+        CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id: String::new(), kms_key_ref: String::new() };
+    assert_eq!(refusal(stack.administration().create_key(admin(request)).await).1, "key_not_releasable");
+    let made = stack.kms.made.lock().unwrap().clone();
+    assert_eq!(made.len(), 1);
+    assert_eq!(stack.kms.inner.inspect(&made[0]).await.unwrap().state, Some(KeyState::Destroyed), "nobody has its reference");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_recorded_though_the_administrator_hung_up() {
+    let stack = Stack::start().await;
+    let request =
+        CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id: String::new(), kms_key_ref: String::new() };
+    let gate = stack.kms.gate.lock().await;
+    let mut administration = stack.administration();
+    let call = tokio::spawn(async move { administration.create_key(admin(request)).await });
+    stack.kms.fetching.notified().await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    // The same connection answers this after it took the end of the call.
+    for _ in 0..2 {
+        refusal(stack.broker().explain_policy(ExplainPolicyRequest::default()).await);
+    }
+    drop(gate);
+    stack.release.finish().await;
+    let records = stack.audit().await;
+    assert!(records.iter().any(|record| record.decision() == AuditDecision::KeyCreated), "{records:?}");
+    assert_eq!(stack.messages("KV_keys").await.len(), 1, "the key that was made has a record");
 }

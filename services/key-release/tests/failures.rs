@@ -4,12 +4,18 @@
 
 mod harness;
 
-use harness::{Stack, refusal, refused, verifier::Verifier};
+use std::time::Duration;
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use harness::{Stack, issuer_config, refusal, refused, verifier::Verifier};
+use key_release::{Denial, issuers::Issuers};
 use keyferry_bus::{Bucket, Role};
 use keyferry_contract::{
     Reason,
     release::v1::{AuditDecision, TransferKeyRequest, transfer_key_request::Credential},
 };
+use keyferry_lifecycle::clock;
+use keyferry_tls::CertificateAuthority;
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,4 +131,24 @@ async fn a_flood_of_bad_tokens_does_not_fill_the_audit() {
     }
     let allowed = 20 * (usize::try_from(started.elapsed().as_secs()).unwrap() + 2);
     assert!(stack.audit().await.len() - before <= allowed.min(199), "at most 20 a second");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_issuer_does_not_hold_every_request_that_names_an_unknown_key() {
+    const REQUESTS: usize = 100;
+    let directory = tempfile::tempdir().unwrap();
+    let authority = CertificateAuthority::generate("test root", clock::now(), 30).unwrap();
+    let verifier = Verifier::start(&authority);
+    verifier.fall_silent();
+    let issuers = Issuers::open(&[issuer_config(directory.path(), &authority, &verifier)]).unwrap();
+    let token = verifier.token(|_| {});
+    let waiting = FuturesUnordered::new();
+    for _ in 0..REQUESTS {
+        waiting.push(issuers.authenticate(&token, clock::now()));
+    }
+    // 32 may wait for the fetch, for five seconds; everybody else is told at once.
+    let refused = waiting.take(REQUESTS - 32).collect::<Vec<_>>();
+    for result in tokio::time::timeout(Duration::from_secs(3), refused).await.unwrap() {
+        assert!(matches!(result, Err(Denial::JwksUnavailable)));
+    }
 }

@@ -51,6 +51,15 @@ fn every_mistake_is_reported_at_once() {
     }
     let layers = Layers { settings: vec!["verifier.api_url=http://plain".to_owned()], ..example() };
     assert_eq!(load::<Config>(&layers).unwrap_err().mistakes()[0].setting(), "verifier.api_url");
+    let anchors = |anchors: &str| {
+        let issuer = r#"{issuer="i",root_file="r",jwks_url="https://i",jwks_ca_file="c",algorithms=["PS384"],absent_anchor="intel""#;
+        let layers = Layers { settings: vec![format!("issuers=[{issuer},trust_anchors={anchors}}}]")], ..example() };
+        load::<Config>(&layers).map_err(|error| error.mistakes().iter().map(|mistake| mistake.setting().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(anchors(r#"["intel-sgx-root"]"#).unwrap().issuers.len(), 1);
+    assert_eq!(anchors("[]").unwrap_err(), ["issuers.0.trust_anchors", "issuers.0.absent_anchor"]);
+    assert_eq!(anchors(r#"["simulator:1"]"#).unwrap_err(), ["issuers.0.trust_anchors", "issuers.0.absent_anchor"]);
+    assert_eq!(anchors(&format!(r#"["simulator:{}"]"#, "0".repeat(64))).unwrap_err(), ["issuers.0.absent_anchor"]);
 }
 
 fn settings(directory: &Path, nats: &NatsServer, verifier: &Verifier, authority: &CertificateAuthority) -> Value {
@@ -65,7 +74,7 @@ fn settings(directory: &Path, nats: &NatsServer, verifier: &Verifier, authority:
         "bus": { "url": nats.url(), "ca_file": nats.ca_file(), "credentials_file": nats.credentials_file(Role::KeyRelease) },
         "issuers": [{
             "issuer": issuer.issuer, "root_file": issuer.root_file, "jwks_url": issuer.jwks_url, "jwks_ca_file": issuer.jwks_ca_file,
-            "algorithms": ["ES256"]
+            "algorithms": ["ES256"], "trust_anchors": [ANCHOR]
         }],
         "kms": { "dev": { "file": directory.join("keys"), "key_file": directory.join("keys.key") } },
         "runtime": { "health": { "listen": "127.0.0.1:0" } }

@@ -11,13 +11,16 @@ use harness::{
     verifier::{ANCHOR, TD_ID, Verifier, encoded},
 };
 use keyferry_attestation_token::Shape;
+use keyferry_bus::{Bucket, Role};
 use keyferry_contract::{
     Reason,
+    fleet::v1::{TdRecord, TdState},
     release::v1::{
         AuditDecision::{self, Exported, KeyCreated, PolicyChanged, Released},
         AuditRecord, ExplainPolicyRequest, ExportKeyRequest, KeyReleased,
     },
 };
+use keyferry_identifiers::TdId;
 use keyferry_key_wrap::{ExportKeyPair, WrappedKey};
 use keyferry_lifecycle::clock;
 use prost::Message;
@@ -184,4 +187,49 @@ async fn only_a_sound_public_key_is_wrapped_for() {
     }
     let garbled = stack.verifier.forged(|payload| payload["tdx"]["attester_held_data"] = json!("!"));
     assert_eq!(refusal(stack.transfer(&key_id, &garbled).await), refused(Code::InvalidArgument, "held_data_invalid"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_simulators_verifier_cannot_vouch_for_hardware() {
+    let stack = Stack::start().await;
+    let policy = stack.policy(json!({ "mrtd": ["aa".repeat(48)] })).await;
+    let key_id = stack.key(&policy).await;
+    // Everything is right, and signed by the issuer's real key; but the issuer is configured for a simulator's root alone.
+    let token = stack.verifier.token(|claims| claims.trust_anchor = "intel-sgx-root".to_owned());
+    assert_eq!(refusal(stack.transfer(&key_id, &token).await), refused(Code::PermissionDenied, "trust_anchor_not_allowed"));
+    let record = stack.audit().await.pop().unwrap();
+    assert_eq!((record.decision(), record.reason()), (AuditDecision::Denied, Reason::TrustAnchorNotAllowed));
+    assert!(record.detail.contains("may not speak for"), "{}", record.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_does_not_say_whether_the_td_can_be_debugged_gets_nothing() {
+    let stack = Stack::start().await;
+    let key_id = stack.simulator_key().await;
+    let silent = stack.verifier.forged(|payload| {
+        let tdx = payload["tdx"].as_object_mut().unwrap();
+        tdx.retain(|name, _| !["dbgstat", "tdx_is_debuggable", "tdx_td_attributes_debug", "tdx_td_attributes"].contains(&name.as_str()));
+    });
+    assert_eq!(refusal(stack.transfer(&key_id, &silent).await), refused(Code::PermissionDenied, "policy_mismatch"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_td_gets_nothing_from_the_next_request_on() {
+    let stack = Stack::start().await;
+    let key_id = stack.simulator_key().await;
+    let token = stack.verifier.token(|_| {});
+    let fleet = stack.nats.connect(Role::Admin).await.unwrap().bucket(Bucket::Fleet);
+    let record = |state: TdState| TdRecord { td_id: TD_ID.to_owned(), state: state.into(), ..TdRecord::default() }.encode_to_vec();
+    let revision = fleet.create(TD_ID, record(TdState::Attested).into()).await.unwrap();
+    assert!(stack.transfer(&key_id, &token).await.is_ok());
+
+    let revision = fleet.update(TD_ID, record(TdState::Revoked).into(), revision).await.unwrap();
+    assert_eq!(refusal(stack.transfer(&key_id, &token).await), refused(Code::PermissionDenied, "td_revoked"));
+    let denied = stack.audit().await.pop().unwrap();
+    assert_eq!((denied.decision(), denied.reason(), denied.td_id.as_str()), (AuditDecision::Denied, Reason::TdRevoked, TD_ID));
+    let other = stack.verifier.token(|claims| claims.td_id = Some(TdId::parse("UOTHER").unwrap()));
+    assert!(stack.transfer(&key_id, &other).await.is_ok(), "another TD is not concerned");
+
+    fleet.update(TD_ID, vec![0xff; 9].into(), revision).await.unwrap();
+    assert_eq!(refusal(stack.transfer(&key_id, &token).await), refused(Code::Unavailable, "store_unavailable"), "garbage is no acquittal");
 }

@@ -78,6 +78,7 @@ pub(super) fn key_release(site: &Site<'_>, credentials: &Path, certificate: &Ser
             "jwks_url": format!("{ita_url}/certs"),
             "jwks_ca_file": site.ca_file,
             "algorithms": ["PS384"],
+            "trust_anchors": [site.trust_anchor],
         }],
         "verifier": { "api_url": ita_url, "ca_file": site.ca_file, "api_key_file": site.directory.join("ita-api-key") },
         "kms": kms,

@@ -40,6 +40,8 @@ pub(super) struct Site<'a> {
     pub(super) bus_url: String,
     pub(super) bus_ca_file: PathBuf,
     pub(super) otlp_url: Option<&'a str>,
+    /// The root that this stack's TDs are simulated under: the only one its verifier speaks for.
+    pub(super) trust_anchor: String,
 }
 
 pub(super) async fn start(options: StackOptions, steps: &mut Steps) -> Result<Stack, StartFailure> {
@@ -57,6 +59,7 @@ pub(super) async fn start(options: StackOptions, steps: &mut Steps) -> Result<St
         bus_url: nats.url(),
         bus_ca_file: nats.ca_file(),
         otlp_url: options.otlp_url.as_deref(),
+        trust_anchor: simulation.trust_anchor(),
     };
     let (kmip, kms) = steps.time("start_kms", start_kms(&directory, options.kms)).await?;
     let broker = steps.time("start_token_broker", token_broker(&site, &nats, &simulation, &authority, &options)).await?;
@@ -226,6 +229,7 @@ fn site(stack: &Stack) -> Site<'_> {
         bus_url: stack.nats.url(),
         bus_ca_file: stack.nats.ca_file(),
         otlp_url: stack.options.otlp_url.as_deref(),
+        trust_anchor: stack.simulation.trust_anchor(),
     }
 }
 

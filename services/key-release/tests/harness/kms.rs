@@ -1,7 +1,7 @@
 //! A real development KMS, between it and the service something that can break.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU8, Ordering},
 };
 
@@ -12,22 +12,37 @@ use keyferry_kms::{DevKms, FetchedKey, KeyDescription, KeyRef, KeySpec, Kms, Kms
 const SOUND: u8 = 0;
 const DOWN: u8 = 1;
 const OTHER_BYTES: u8 = 2;
+const NOT_RELEASABLE: u8 = 3;
 
 #[derive(Debug)]
 pub(crate) struct BrokenKms {
     pub(crate) inner: DevKms,
     state: AtomicU8,
+    /// What was made, in order.
+    pub(crate) made: Mutex<Vec<KeyRef>>,
+    /// While held, a fetch does not end; [`Self::fetching`] tells that one waits.
+    pub(crate) gate: tokio::sync::Mutex<()>,
+    pub(crate) fetching: tokio::sync::Notify,
 }
 
 impl BrokenKms {
     pub(crate) fn new(inner: DevKms) -> Self {
-        Self { inner, state: AtomicU8::new(SOUND) }
+        Self {
+            inner,
+            state: AtomicU8::new(SOUND),
+            made: Mutex::default(),
+            gate: tokio::sync::Mutex::default(),
+            fetching: tokio::sync::Notify::new(),
+        }
     }
     pub(crate) fn go_down(&self) {
         self.state.store(DOWN, Ordering::SeqCst);
     }
     pub(crate) fn return_other_bytes(&self) {
         self.state.store(OTHER_BYTES, Ordering::SeqCst);
+    }
+    pub(crate) fn keep_every_key(&self) {
+        self.state.store(NOT_RELEASABLE, Ordering::SeqCst);
     }
     pub(crate) fn recover(&self) {
         self.state.store(SOUND, Ordering::SeqCst);
@@ -46,7 +61,9 @@ impl Kms for BrokenKms {
         self.inner.kind()
     }
     async fn create(&self, spec: &KeySpec) -> Result<KeyRef, KmsError> {
-        self.reach()?.create(spec).await
+        let key = self.reach()?.create(spec).await?;
+        self.made.lock().unwrap().push(key.clone());
+        Ok(key)
     }
     async fn register(&self, spec: &KeySpec, material: &KeyMaterial) -> Result<KeyRef, KmsError> {
         self.reach()?.register(spec, material).await
@@ -55,6 +72,11 @@ impl Kms for BrokenKms {
         self.reach()?.inspect(key).await
     }
     async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<FetchedKey, KmsError> {
+        self.fetching.notify_one();
+        drop(self.gate.lock().await);
+        if self.state.load(Ordering::SeqCst) == NOT_RELEASABLE {
+            return Err(KmsError::KeyNotReleasable);
+        }
         let fetched = self.reach()?.fetch(key, spec).await?;
         if self.state.load(Ordering::SeqCst) == OTHER_BYTES {
             let other = KeyMaterial::random(spec.length_bytes()).map_err(|_| KmsError::Internal)?;

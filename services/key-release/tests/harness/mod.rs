@@ -33,7 +33,7 @@ use keyferry_contract::release::v1::{
     key_administration_client::KeyAdministrationClient, key_broker_client::KeyBrokerClient, transfer_key_request::Credential,
 };
 use keyferry_key_wrap::TdKeyPair;
-use keyferry_kms::{DevConfig, DevKms};
+use keyferry_kms::{DevConfig, DevKms, Kms};
 use keyferry_lifecycle::{Secret, clock};
 use keyferry_sealed_store::StoreKey;
 use keyferry_telemetry::Trust;
@@ -73,6 +73,17 @@ impl Stack {
 
     /// The verifier's key set is not served until [`Verifier::publish`].
     pub(crate) async fn start_without_keys() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Everything up, with the keys in `other` instead of the development KMS.
+    pub(crate) async fn start_on(other: Arc<dyn Kms>) -> Self {
+        let stack = Self::start_with(Some(other)).await;
+        stack.verifier.publish();
+        stack
+    }
+
+    async fn start_with(other: Option<Arc<dyn Kms>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let authority = CertificateAuthority::generate("test root", clock::now(), 30).unwrap();
         let verifier = Verifier::start(&authority);
@@ -86,7 +97,7 @@ impl Stack {
             bus,
             store_key: Arc::new(StoreKey::generate().unwrap()),
             issuers: Arc::new(Issuers::open(&[issuer_config(directory.path(), &authority, &verifier)]).unwrap()),
-            kms: kms.clone(),
+            kms: other.unwrap_or_else(|| kms.clone()),
             verifier: Some(TrustAuthority::new(&settings).unwrap()),
         });
         let credential = Some(("admin".to_owned(), Secret::new(PASSWORD.to_owned())));
@@ -186,6 +197,7 @@ pub(crate) fn issuer_config(directory: &Path, authority: &CertificateAuthority, 
         jwks_url: format!("{}/certs", verifier.url),
         jwks_ca_file,
         algorithms: vec![Algorithm::Es256],
+        trust_anchors: vec![verifier::ANCHOR.to_owned()],
         absent_anchor: AbsentAnchor::Unknown,
         token_age_seconds_max: 3600,
     }

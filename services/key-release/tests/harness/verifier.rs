@@ -45,6 +45,7 @@ pub(crate) struct Verifier {
     pub(crate) answer: Answer,
     pkcs8: Vec<u8>,
     published: Arc<AtomicBool>,
+    silent: Arc<AtomicBool>,
 }
 
 /// What `attest` does: a token with claims made from the evidence's user data, or an error body with a status.
@@ -55,6 +56,7 @@ struct Shared {
     jwks: String,
     issuer: Arc<TokenIssuer>,
     published: Arc<AtomicBool>,
+    silent: Arc<AtomicBool>,
     answer: Answer,
 }
 
@@ -67,8 +69,14 @@ impl Verifier {
         let jwks = jwks([&key]);
         let issuer = Arc::new(TokenIssuer::new(ISSUER, key, 300));
         let answer: Answer = Arc::new(Mutex::new(Ok(|user_data| TdxClaims { held_data: user_data, ..claims() })));
-        let published = Arc::new(AtomicBool::new(false));
-        let shared = Shared { jwks: jwks.clone(), issuer: issuer.clone(), published: published.clone(), answer: answer.clone() };
+        let (published, silent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let shared = Shared {
+            jwks: jwks.clone(),
+            issuer: issuer.clone(),
+            published: published.clone(),
+            silent: silent.clone(),
+            answer: answer.clone(),
+        };
         let router = Router::new()
             .route("/certs", get(certs))
             .route("/appraisal/v2/nonce", get(nonce))
@@ -80,12 +88,17 @@ impl Verifier {
         listener.set_nonblocking(true).unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         tokio::spawn(axum_server::from_tcp_rustls(listener, tls).unwrap().serve(router.into_make_service()));
-        Self { url, root_pem, issuer, jwks, answer, pkcs8, published }
+        Self { url, root_pem, issuer, jwks, answer, pkcs8, published, silent }
     }
 
     /// Serves the key set from now on.
     pub(crate) fn publish(&self) {
         self.published.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes requests for its key set and never answers.
+    pub(crate) fn fall_silent(&self) {
+        self.silent.store(true, Ordering::SeqCst);
     }
 
     /// A token for the test's TD.
@@ -112,6 +125,9 @@ pub(crate) fn encoded(json: &Value) -> String {
 }
 
 async fn certs(State(shared): State<Shared>) -> Response {
+    if shared.silent.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
+    }
     if shared.published.load(Ordering::SeqCst) { shared.jwks.into_response() } else { StatusCode::NOT_FOUND.into_response() }
 }
 
