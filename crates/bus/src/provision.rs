@@ -18,6 +18,8 @@ pub const ACK_WAIT: Duration = Duration::from_secs(15);
 /// Within this time a repeated id is recognised; every retry ends earlier.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
+/// Pieces of evidence of one TD that may wait. An attester has 16 attestations under way unless it is told otherwise.
+const EVIDENCE_PER_TD_MAX: i64 = 64;
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 const MIB: i64 = 1024 * 1024;
@@ -103,6 +105,9 @@ fn stream_config(stream: Stream, provisioning: &Provisioning) -> Config {
             discard: DiscardPolicy::New,
             max_age: 10 * MINUTE,
             max_bytes: 256 * MIB,
+            // One TD that floods is refused by itself, and holds few of the messages that may be under way.
+            max_messages_per_subject: EVIDENCE_PER_TD_MAX,
+            discard_new_per_subject: true,
             ..base
         },
         Stream::Results => Config {
@@ -121,8 +126,8 @@ fn stream_config(stream: Stream, provisioning: &Provisioning) -> Config {
             deny_purge: true,
             ..base
         },
-        Stream::Events => Config { discard: DiscardPolicy::Old, max_age: 30 * DAY, max_bytes: 256 * MIB, ..base },
-        Stream::Dlq => Config { discard: DiscardPolicy::New, max_age: 30 * DAY, max_bytes: 256 * MIB, ..base },
+        // Dead letters that are refused would keep poison in its queue, and anybody with credentials can make poison.
+        Stream::Events | Stream::Dlq => Config { discard: DiscardPolicy::Old, max_age: 30 * DAY, max_bytes: 256 * MIB, ..base },
         Stream::Advisory => Config { discard: DiscardPolicy::Old, max_age: DAY, max_bytes: 16 * MIB, ..base },
     }
 }

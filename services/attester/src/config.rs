@@ -100,7 +100,8 @@ impl VerifierConfig {
 pub struct Limits {
     /// How long one attestation may take at most, in seconds, 1 to 300; a caller's shorter deadline counts.
     pub attestation_seconds: u64,
-    /// Attestations at once, 1 to 256; further ones are refused. The platform makes one quote at a time anyway.
+    /// Attestations at once, 1 to 64: as much evidence as the bus keeps for one TD. Further ones are refused; the platform
+    /// makes one quote at a time anyway.
     pub concurrent_attestations: usize,
 }
 
@@ -131,7 +132,7 @@ impl ServiceConfig for Config {
             }
         };
         refuse(!(1..=300).contains(&self.limits.attestation_seconds), "limits.attestation_seconds", "is outside 1 to 300");
-        refuse(!(1..=256).contains(&self.limits.concurrent_attestations), "limits.concurrent_attestations", "is outside 1 to 256");
+        refuse(!(1..=64).contains(&self.limits.concurrent_attestations), "limits.concurrent_attestations", "is outside 1 to 64");
         refuse(self.verifier.issuer.is_empty(), "verifier.issuer", "is empty: give the `iss` of the verifier's tokens");
         refuse(self.verifier.algorithms.is_empty(), "verifier.algorithms", "is empty: no token could be believed");
         refuse(self.socket.path.as_os_str().len() > 107, "socket.path", "is longer than the 107 bytes a Unix socket's path may have");

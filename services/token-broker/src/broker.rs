@@ -86,6 +86,13 @@ impl Broker {
         }
     }
 
+    /// Counts evidence that was not looked at.
+    pub(crate) fn count_undecided(refusal: &Refusal) {
+        count("error", "", refusal.reason.label());
+        Span::current().decision("error", Some(refusal.reason.label()));
+        tracing::debug!(keyferry.reason = refusal.reason.label(), detail = refusal.detail, "evidence was not looked at");
+    }
+
     /// Records a refusal that was made before there was anything to appraise. Returns what to tell the caller.
     pub(crate) async fn refuse(&self, refusal: Refusal, subject: &Subject) -> Refusal {
         count(if refusal.is_outage() { "error" } else { "rejected" }, "", refusal.reason.label());

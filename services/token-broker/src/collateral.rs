@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -19,6 +19,8 @@ type ByFamily = HashMap<[u8; 6], Arc<Collateral>>;
 #[derive(Debug)]
 pub(crate) struct CollateralStore {
     files: Vec<PathBuf>,
+    /// When the files were last changed, as of just before they were first read: what comes in between is a change.
+    opened_at: Vec<Option<SystemTime>>,
     current: ArcSwap<ByFamily>,
 }
 
@@ -46,8 +48,9 @@ pub(crate) enum CollateralFileError {
 impl CollateralStore {
     /// Reads every file; one that is missing or malformed is an error at start.
     pub(crate) fn open(files: &[PathBuf]) -> Result<Self, CollateralFileError> {
+        let opened_at = modified_all(files);
         let current = ArcSwap::from_pointee(read_all(files)?);
-        let store = Self { files: files.to_vec(), current };
+        let store = Self { files: files.to_vec(), opened_at, current };
         store.report();
         Ok(store)
     }
@@ -60,12 +63,10 @@ impl CollateralStore {
     /// Looks at the files every `interval` until `cancelled`; a change that cannot be read keeps what was there.
     pub(crate) async fn follow(self: Arc<Self>, interval: Duration, cancelled: impl Future<Output = ()>) {
         tokio::pin!(cancelled);
-        let mut seen = Vec::new();
+        let mut seen = self.opened_at.clone();
         loop {
-            let store = Arc::clone(&self);
-            let before = std::mem::take(&mut seen);
-            let looked = tokio::task::spawn_blocking(move || store.reload_if_changed(before)).await;
-            seen = looked.unwrap_or_default();
+            let (store, before) = (Arc::clone(&self), seen.clone());
+            seen = tokio::task::spawn_blocking(move || store.reload_if_changed(before)).await.unwrap_or(seen);
             self.report();
             tokio::select! {
                 () = tokio::time::sleep(interval) => {}
@@ -75,8 +76,8 @@ impl CollateralStore {
     }
 
     fn reload_if_changed(&self, before: Vec<Option<SystemTime>>) -> Vec<Option<SystemTime>> {
-        let now: Vec<_> = self.files.iter().map(|file| modified(file)).collect();
-        if before.is_empty() || before == now {
+        let now = modified_all(&self.files);
+        if before == now {
             return now;
         }
         match read_all(&self.files) {
@@ -102,8 +103,8 @@ impl CollateralStore {
     }
 }
 
-fn modified(file: &Path) -> Option<SystemTime> {
-    fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
+fn modified_all(files: &[PathBuf]) -> Vec<Option<SystemTime>> {
+    files.iter().map(|file| fs::metadata(file).and_then(|metadata| metadata.modified()).ok()).collect()
 }
 
 /// Of two documents for one family the newer evaluation counts, then the one that lasts longer.
@@ -120,4 +121,40 @@ fn read_all(files: &[PathBuf]) -> Result<ByFamily, CollateralFileError> {
         }
     }
     Ok(families)
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_td_simulator::{CollateralOptions, PlatformOptions, SimulatorRoot};
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    #[test]
+    fn a_change_is_seen_from_the_first_reading_on_and_a_bad_one_keeps_what_was_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("collateral.json");
+        let root = SimulatorRoot::generate("collateral", NOW).unwrap();
+        let platform = root.platform(&PlatformOptions::default(), NOW).unwrap();
+        let touch = |second| {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW + second);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        };
+        let write = |number, second| {
+            let options = CollateralOptions::for_platform(&platform).with_evaluation_number(number);
+            fs::write(&path, root.collateral(&options, NOW).unwrap()).unwrap();
+            touch(second);
+        };
+        write(20, 1);
+        let store = CollateralStore::open(std::slice::from_ref(&path)).unwrap();
+        let number = || store.of(PlatformOptions::FMSPC).map(|collateral| collateral.evaluation_number());
+        assert_eq!(number(), Some(20));
+        write(21, 2);
+        let seen = store.reload_if_changed(store.opened_at.clone());
+        assert_eq!(number(), Some(21), "changed before anybody looked for changes");
+        fs::write(&path, "half").unwrap();
+        assert_eq!(store.reload_if_changed(seen.clone()), seen, "it is looked at again");
+        assert_eq!(number(), Some(21));
+    }
 }

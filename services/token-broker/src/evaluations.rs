@@ -9,6 +9,8 @@ use std::{
 
 use keyferry_dcap::EvaluationMemory;
 
+use crate::directory;
+
 /// One line per platform family: FMSPC in hex, a blank, the number.
 const FILE: &str = "evaluation-numbers";
 
@@ -43,7 +45,9 @@ impl EvaluationFile {
         if seen == self.written {
             return Ok(());
         }
-        let others = Self::open(self.path.parent().unwrap_or(Path::new(".")))?;
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let _alone = directory::lock(directory)?;
+        let others = Self::open(directory)?;
         let mut text = String::new();
         for (fmspc, number) in &seen {
             let theirs = others.written.iter().find(|(family, _)| family == fmspc).map_or(0, |(_, number)| *number);
@@ -52,9 +56,7 @@ impl EvaluationFile {
         for (fmspc, number) in others.written.iter().filter(|(family, _)| seen.iter().all(|(known, _)| known != family)) {
             let _infallible = writeln!(text, "{} {number}", hex::encode(fmspc));
         }
-        let beside = self.path.with_extension("new");
-        fs::write(&beside, text)?;
-        fs::rename(&beside, &self.path)?;
+        directory::write(&self.path, text.as_bytes(), 0o600)?;
         self.written = seen;
         Ok(())
     }
@@ -80,6 +82,28 @@ mod tests {
         let mut seen = EvaluationFile::open(directory.path()).unwrap().memory().seen();
         seen.sort_unstable();
         assert_eq!(seen, [([1; 6], 20), ([2; 6], 5), ([3; 6], 7)]);
+    }
+
+    #[test]
+    fn replicas_that_write_at_once_lose_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let replica = |first: u8| {
+            let path = directory.path();
+            move || {
+                let mut file = EvaluationFile::open(path).unwrap();
+                for number in 1..=20 {
+                    file.keep(vec![([first; 6], number)]).unwrap();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for first in 1..=4 {
+                scope.spawn(replica(first));
+            }
+        });
+        let mut seen = EvaluationFile::open(directory.path()).unwrap().memory().seen();
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2, 3, 4].map(|first| ([first; 6], 20)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use keyferry_contract::{
     },
 };
 use keyferry_identifiers::{AttestationId, PolicyId, TdId};
+use keyferry_lifecycle::clock;
 use keyferry_tdx_quote::Quote;
 use keyferry_telemetry::{SpanAttributes, names};
 use tracing::Span;
@@ -19,6 +20,7 @@ use tracing::Span;
 use crate::{
     appraiser::Evidence,
     broker::{Broker, Subject, timestamp},
+    budget::RefusalBudget,
     nonce::Nonce,
     refusal::Refusal,
 };
@@ -36,6 +38,8 @@ pub(crate) struct EvidenceHandler {
     pub(crate) broker: Arc<Broker>,
     /// Publishes.
     pub(crate) bus: Bus,
+    /// Refusals of each TD.
+    pub(crate) budget: RefusalBudget,
 }
 
 impl Handler<EvidenceCollected> for EvidenceHandler {
@@ -47,6 +51,9 @@ impl Handler<EvidenceCollected> for EvidenceHandler {
         let span = Span::current();
         span.attribute(names::TD_ID, identity.as_str());
         span.attribute(names::ATTESTATION_ID, attestation_id.to_string().as_str());
+        if let Err(refusal) = self.budget.check(&identity, clock::now()) {
+            return self.turned_away(&identity, attestation_id, &refusal).await;
+        }
         let answer = match evidence(event, &identity, attestation_id) {
             Ok(evidence) => self.broker.attest(evidence).await,
             Err(refusal) => Err(self.broker.refuse(refusal, &subject(&identity, attestation_id)).await),
@@ -59,10 +66,13 @@ impl Handler<EvidenceCollected> for EvidenceHandler {
                 }
                 Outcome::Retry { after: None }
             }
-            Err(refusal) => match self.reject(&identity, attestation_id, refusal.reason).await {
-                Ok(()) => Outcome::Done,
-                Err(_not_stored) => Outcome::Retry { after: None },
-            },
+            Err(refusal) => {
+                self.budget.spend(&identity, clock::now());
+                match self.reject(&identity, attestation_id, refusal.reason).await {
+                    Ok(()) => Outcome::Done,
+                    Err(_not_stored) => Outcome::Retry { after: None },
+                }
+            }
         }
     }
 
@@ -73,9 +83,15 @@ impl Handler<EvidenceCollected> for EvidenceHandler {
         if Refusal::new(letter.reason, "").is_outage() {
             return true;
         }
-        let td_id = letter.subject.rsplit('.').next().unwrap_or_default().to_owned();
+        let td_id = letter.subject.rsplit('.').next().unwrap_or_default();
+        if let Ok(identity) = TdId::parse(td_id) {
+            if self.budget.check(&identity, clock::now()).is_err() {
+                return true;
+            }
+            self.budget.spend(&identity, clock::now());
+        }
         let refusal = Refusal::new(letter.reason, letter.detail.clone());
-        let recorded = self.broker.refuse(refusal, &Subject { td_id, attestation_id: String::new() }).await;
+        let recorded = self.broker.refuse(refusal, &Subject { td_id: td_id.to_owned(), attestation_id: String::new() }).await;
         !recorded.is_outage()
     }
 }
@@ -89,6 +105,13 @@ impl EvidenceHandler {
                 Outcome::Retry { after: None }
             }
         }
+    }
+
+    /// Nothing was decided, so nothing is recorded; the TD learns why, if it can be told.
+    async fn turned_away(&self, identity: &TdId, attestation_id: AttestationId, refusal: &Refusal) -> Outcome {
+        Broker::count_undecided(refusal);
+        let _untold = self.reject(identity, attestation_id, refusal.reason).await;
+        Outcome::Done
     }
 
     async fn reject(&self, identity: &TdId, attestation_id: AttestationId, reason: Reason) -> Result<(), PublishError> {

@@ -6,14 +6,14 @@
 //! | `signing.pem` | its chain: leaf, `... Signing CA`, `... Root CA` | 0644 |
 //! | `root.pem` | the root alone: relying parties pin this file | 0644 |
 //! | `nonce.key` | 48 random bytes for nonces and redemption records, hex | 0600 |
+//! | `lock` | nothing: replicas write one at a time ([`crate::directory`]) | 0600 |
 //!
 //! The private keys of root and CA sign two certificates and are dropped: nobody can issue a second signing key under a
 //! root that relying parties pinned, not even we. A new key is a new directory and a new `root.pem`.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    fs,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +25,8 @@ use rcgen::{
     PKCS_ECDSA_P384_SHA384, PKCS_RSA_SHA512, RsaKeySize,
 };
 use zeroize::Zeroizing;
+
+use crate::directory;
 
 const SIGNING_KEY: &str = "signing.key";
 const SIGNING_CHAIN: &str = "signing.pem";
@@ -93,7 +95,12 @@ pub(crate) enum KeysError {
 /// three RSA keys.
 pub(crate) fn open(directory: &Path, algorithm: Algorithm, now: u64) -> Result<Keys, KeysError> {
     if !directory.join(SIGNING_KEY).exists() {
-        make(directory, algorithm, now)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|source| file_error(directory, source))?;
+        // Replicas that start together for the first time make one set of keys, not two mixed ones.
+        let _alone = directory::lock(directory).map_err(|source| file_error(directory, source))?;
+        if !directory.join(SIGNING_KEY).exists() {
+            make(directory, algorithm, now)?;
+        }
     }
     let pem = read_private(&directory.join(SIGNING_KEY))?;
     let content = |file: &str, problem: &str| KeysError::Content { path: directory.join(file), problem: problem.to_owned() };
@@ -112,7 +119,6 @@ pub(crate) fn open(directory: &Path, algorithm: Algorithm, now: u64) -> Result<K
 
 /// Everything is written before the signing key appears, so a start that was cut off is repeated from the beginning.
 fn make(directory: &Path, algorithm: Algorithm, now: u64) -> Result<(), KeysError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|source| file_error(directory, source))?;
     let signing = SigningKey::generate(algorithm)?;
     let chain = certify(&signing, now)?;
     let (root, whole) = (chain[2].pem(), chain.each_ref().map(Certificate::pem).concat());
@@ -187,14 +193,8 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, KeysError> {
     read(path).map(Zeroizing::new)
 }
 
-/// Written beside its place and renamed: a reader sees the whole file or none.
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), KeysError> {
-    let beside = path.with_extension("new");
-    let written = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written.and_then(|()| fs::rename(&beside, path)).map_err(|source| file_error(path, source))
+    directory::write(path, bytes, mode).map_err(|source| file_error(path, source))
 }
 
 #[cfg(test)]
@@ -223,6 +223,20 @@ mod tests {
                 assert_eq!(mode, 0o600, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn replicas_that_start_together_for_the_first_time_share_one_set_of_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().join("keys");
+        let started = std::sync::Barrier::new(4);
+        let replica = || {
+            started.wait();
+            let keys = open(&directory, Algorithm::Es256, NOW).unwrap();
+            (keys.signing.kid().to_owned(), keys.nonce)
+        };
+        let all = std::thread::scope(|scope| [(); 4].map(|()| scope.spawn(replica)).map(|thread| thread.join().unwrap()));
+        assert!(all.iter().all(|keys| *keys == all[0]), "another replica's nonces and tokens are as good as one's own");
     }
 
     #[test]

@@ -12,8 +12,10 @@
 
 mod appraiser;
 mod broker;
+mod budget;
 mod collateral;
 mod config;
+mod directory;
 mod evaluations;
 mod events;
 mod fleet;
@@ -39,6 +41,7 @@ pub use crate::config::{AnchorConfig, Config, EvidenceConfig, HttpsConfig, Nonce
 use crate::{
     appraiser::{Appraiser, Policies},
     broker::Broker,
+    budget::RefusalBudget,
     collateral::CollateralStore,
     evaluations::EvaluationFile,
     events::{DURABLE, EvidenceHandler, serve_requests},
@@ -57,6 +60,10 @@ const BUS_LOOK: Duration = Duration::from_secs(1);
 const EVALUATIONS_LOOK: Duration = Duration::from_secs(1);
 /// How long open HTTPS connections may finish after the signal to stop.
 const HTTPS_DRAIN: Duration = Duration::from_secs(10);
+/// A caller that connects and says nothing, or never ends its headers, is let go after this long.
+const HTTPS_HEADERS_WITHIN: Duration = Duration::from_secs(10);
+const HTTPS_STREAMS_MAX: u32 = 128;
+const HTTPS_HEADER_BYTES_MAX: u32 = 16 * 1024;
 
 /// Starts the service within `scope`.
 pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
@@ -174,7 +181,7 @@ fn watch_bus(scope: &Scope, bus: &Bus) {
 }
 
 fn consume_evidence(scope: &Scope, bus: &Bus, broker: &Arc<Broker>, workers: usize) {
-    let handler = EvidenceHandler { broker: Arc::clone(broker), bus: bus.clone() };
+    let handler = EvidenceHandler { broker: Arc::clone(broker), bus: bus.clone(), budget: RefusalBudget::default() };
     let (bus, stop) = (bus.clone(), cancelled(scope));
     scope.spawn("evidence", async move { bus.consume(DURABLE, workers, stop, handler).await });
 }
@@ -185,6 +192,9 @@ async fn serve_https(config: &HttpsConfig, requests: usize, scope: &Scope, broke
     let listener = scope.bind("https", config.listen).await?.into_std().during("taking over the https listener")?;
     let router = rest::router(broker, &api_key, requests);
     let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls)).during("serving https")?;
+    let mut server = server.first_request_timeout(HTTPS_HEADERS_WITHIN);
+    server.http_builder().http1().header_read_timeout(Some(HTTPS_HEADERS_WITHIN));
+    server.http_builder().http2().max_concurrent_streams(HTTPS_STREAMS_MAX).max_header_list_size(HTTPS_HEADER_BYTES_MAX);
     let handle = Handle::new();
     let stop = cancelled(scope);
     scope.spawn("https", async move {

@@ -4,9 +4,10 @@
 
 mod world;
 
+use futures::StreamExt;
 use keyferry_contract::{
     Reason, Stream,
-    attestation::v1::{EvidenceCollected, VerifierNonce},
+    attestation::v1::{Evidence, EvidenceCollected, TokenIssued, VerifierNonce},
     fleet::v1::{TdRecord, TdState},
     identifiers::{AttestationId, TdId},
     release::v1::AuditDecision,
@@ -165,6 +166,92 @@ async fn weak_foreign_and_broken_evidence_is_rejected_with_its_reason_and_record
     assert!(matches!(world.attest(&world.event(sound)).await, Answer::Token(_)));
 }
 
+/// Offsets in a version 5 quote with a 1.5 body: one byte of every part that somebody signs.
+const SIGNED_PARTS: [(&str, usize); 11] = [
+    ("header", 28),
+    ("TEE_TCB_SVN2", 54 + 584),
+    ("MRSERVICETD", 54 + 600 + 47),
+    ("RTMR3", 54 + 328 + 3 * 48),
+    ("report data", 54 + 520),
+    ("quote signature", 706),
+    ("attestation key", 770),
+    ("QE report", 840 + 64),
+    ("QE report signature", 1224),
+    ("QE authentication data", 1290),
+    ("QE report's binding", 840 + 320),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_changed_byte_in_any_signed_part_is_rejected() {
+    let mut world = World::start().await;
+    let td = world.simulated.with(|td| td.format = keyferry_td_simulator::QuoteFormat::V5Td15);
+    let nonce = world.nonce().await;
+    let sound = evidence_of(&td, &nonce);
+    for (part, offset) in SIGNED_PARTS {
+        let mut evidence = sound.clone();
+        evidence.quote[offset] ^= 1;
+        assert_eq!(world.rejection(&world.event(evidence)).await, Reason::QuoteSignatureInvalid, "{part}");
+    }
+    // The certificates: the middle of each one's text, changed to another letter.
+    let text = String::from_utf8_lossy(&sound.quote).into_owned();
+    let begins: Vec<usize> = text.match_indices("-----BEGIN").map(|(at, _)| at).collect();
+    let start = sound.quote.windows(10).position(|window| window == b"-----BEGIN").unwrap();
+    for (certificate, begin) in begins.iter().enumerate() {
+        let mut evidence = sound.clone();
+        let at = start + (begin - begins[0]) + 28 + 3 * 65;
+        evidence.quote[at] = if evidence.quote[at] == b'A' { b'B' } else { b'A' };
+        let reason = world.rejection(&world.event(evidence)).await;
+        let wanted = if certificate == 2 { Reason::QuoteRootUntrusted } else { Reason::QuoteSignatureInvalid };
+        assert_eq!(reason, wanted, "certificate {certificate}");
+    }
+    assert!(matches!(world.attest(&world.event(sound)).await, Answer::Token(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_user_data_gets_a_token_that_can_be_used() {
+    let mut world = World::start().await;
+    let nonce = world.nonce().await;
+    let user_data = vec![0xff; keyferry_contract::USER_DATA_BYTES_MAX];
+    let report_data = keyferry_tdx_quote::report_data(&nonce.val, &nonce.iat, &user_data);
+    let quote = world.simulated.quote(&report_data).unwrap();
+    let evidence = Evidence { quote, nonce: Some(nonce), user_data: user_data.clone(), event_log: Vec::new() };
+    let issued = world.token(&world.event(evidence)).await;
+    assert_eq!(world.authenticate(&issued.token).await.held_data(), Some(user_data.as_slice()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_td_that_is_refused_again_and_again_neither_fills_the_audit_nor_stops_others() {
+    let mut world = World::start().await;
+    let nonce = world.nonce().await;
+    let mut bad = world.evidence(&nonce);
+    bad.quote.truncate(1000);
+    let mut turned_away = 0;
+    for _ in 0..100 {
+        match world.rejection(&world.event(bad.clone())).await {
+            Reason::RateLimited => turned_away += 1,
+            reason => assert_eq!((reason, turned_away), (Reason::QuoteMalformed, 0)),
+        }
+        if turned_away == 5 {
+            break;
+        }
+    }
+    assert_eq!(turned_away, 5, "a budget of refusals has an end");
+    let recorded = world.audit(1).await.len();
+    // Garbage spends the same budget.
+    world.publish_raw(vec![0xff; 64], "garbage").await;
+    world.messages(Stream::Dlq, 1).await;
+    world.until_evidence_is_gone().await;
+    assert!(world.audit(1).await.len() <= recorded + 2, "what was not looked at is not recorded");
+
+    let (other, credentials) = world.nats.enrol("two").unwrap();
+    let other = TdId::parse(&other).unwrap();
+    let bus = keyferry_bus::Bus::connect(&world.nats.config(credentials), "attester").await.unwrap();
+    let event = EvidenceCollected { td_id: other.to_string(), ..world.event(world.evidence(&nonce)) };
+    let mut tokens = bus.subscribe::<TokenIssued>(&other).await.unwrap();
+    bus.publish(&other, &event).await.unwrap();
+    assert_eq!(tokens.next().await.unwrap().attestation_id, event.attestation_id);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_evidence_of_its_subject_goes_to_the_dead_letters_and_the_audit() {
     let mut world = World::start().await;
@@ -187,6 +274,26 @@ async fn what_is_no_evidence_of_its_subject_goes_to_the_dead_letters_and_the_aud
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_td_cannot_fill_the_queue_of_all() {
+    let mut world = World::start().await;
+    let nonce = world.nonce().await;
+    let evidence = world.evidence(&nonce);
+    world.broker.stop().await;
+    let mut accepted = 0;
+    let refused = loop {
+        match world.td.publish(&world.td_id, &world.event(evidence.clone())).await {
+            Ok(_) if accepted < 1000 => accepted += 1,
+            other => break other,
+        }
+    };
+    assert!(matches!(refused, Err(keyferry_bus::PublishError::Full { .. })), "{accepted} accepted, then {refused:?}");
+    let (other, credentials) = world.nats.enrol("two").unwrap();
+    let other = TdId::parse(&other).unwrap();
+    let bus = keyferry_bus::Bus::connect(&world.nats.config(credentials), "attester").await.unwrap();
+    bus.publish(&other, &EvidenceCollected { td_id: other.to_string(), ..world.event(evidence) }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_an_audit_stream_there_is_no_token_and_nothing_is_lost() {
     let mut world = World::start().await;
     world.delete_audit_stream().await;
@@ -196,7 +303,7 @@ async fn without_an_audit_stream_there_is_no_token_and_nothing_is_lost() {
     while !world.broker.log().contains("audit_unavailable") {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    assert_eq!(world.td.latest::<keyferry_contract::attestation::v1::TokenIssued>(&world.td_id).await.unwrap(), None);
+    assert_eq!(world.td.latest::<TokenIssued>(&world.td_id).await.unwrap(), None);
     world.provision().await;
     assert!(matches!(world.answer(&event.attestation_id).await, Answer::Token(_)), "the queue kept the evidence");
     assert_eq!(decided(&world.audit(1).await, AuditDecision::TokenIssued).len(), 1);
@@ -213,7 +320,7 @@ async fn a_restarted_bus_loses_no_evidence() {
     world.nats.restart().await.unwrap();
     world.broker.restart().await.unwrap();
     world.until_evidence_is_gone().await;
-    let token: keyferry_contract::attestation::v1::TokenIssued = world.td.latest(&world.td_id).await.unwrap().unwrap();
+    let token: TokenIssued = world.td.latest(&world.td_id).await.unwrap().unwrap();
     assert_eq!(token.attestation_id, event.attestation_id);
     assert_eq!(decided(&world.audit(1).await, AuditDecision::TokenIssued).len(), 1);
 }

@@ -163,3 +163,27 @@ async fn an_audit_outage_is_told_as_one() {
     world.provision().await;
     assert_eq!(caller.post("/appraisal/v2/attest", &body).await.status(), StatusCode::OK, "the nonce was not used up");
 }
+
+/// A connection that never ends its headers is closed; it needs no API key, so there may be many.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_say_nothing_are_let_go() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::start().await;
+    let roots = RootsConfig::Ders(vec![world.authority.certificate_der().to_vec()]);
+    let address = world.broker.address("https").unwrap();
+    let mut silent = Vec::new();
+    for said in ["", "GET /certs HTTP/1.1\r\nhost: localhost\r\n"] {
+        let mut tls = http_client_config(&roots).unwrap();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls));
+        let tcp = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let mut stream = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        silent.push(stream);
+    }
+    for mut stream in silent {
+        let end = tokio::time::timeout(std::time::Duration::from_secs(30), stream.read_to_end(&mut Vec::new())).await;
+        assert!(end.is_ok(), "the connection was kept");
+    }
+}

@@ -7,7 +7,7 @@
 
 mod body;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -32,6 +32,9 @@ use crate::{broker::Broker, refusal::Refusal};
 
 /// The documented bound of a request body.
 const BODY_BYTES_MAX: usize = 500_000;
+/// From a request's headers to its answer. Longer than the slowest decision and its record, so that only a caller whose
+/// body never ends meets it; it would keep its place among the requests under way for ever.
+const REQUEST_WITHIN: Duration = Duration::from_secs(30);
 const API_KEY: &str = "x-api-key";
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const TRACE_ID: HeaderName = HeaderName::from_static("trace-id");
@@ -75,7 +78,8 @@ async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Resp
     let Ok(_permit) = guard.requests.try_acquire() else {
         return refused(StatusCode::SERVICE_UNAVAILABLE, Reason::Overloaded, "too many requests under way");
     };
-    next.run(request).await
+    let late = |_| refused(StatusCode::SERVICE_UNAVAILABLE, Reason::DeadlineExceeded, "the request took too long to arrive or to answer");
+    tokio::time::timeout(REQUEST_WITHIN, next.run(request)).await.unwrap_or_else(late)
 }
 
 /// Echoes the caller's request id and names our trace.
