@@ -172,6 +172,20 @@ fn one_changed_byte_in_any_part_of_the_collateral_is_refused() {
     }
 }
 
+/// A genuine list that is somebody else's lists none of our certificates.
+#[test]
+fn a_revocation_list_of_another_issuer_is_refused() {
+    for sample in [V4, V5] {
+        let document: serde_json::Value = serde_json::from_str(sample.collateral).unwrap();
+        let list = |member: &str| hex::decode(document[member].as_str().unwrap()).unwrap();
+        for (member, other) in [("pck_crl", "root_ca_crl"), ("root_ca_crl", "pck_crl")] {
+            let swapped = edited(sample.collateral, member, |bytes| *bytes = list(other));
+            let refused = verify(sample.quote, &swapped, at(sample.from)).err();
+            assert_eq!(refused.as_deref(), Some("collateral_invalid"), "{other} as {member}");
+        }
+    }
+}
+
 #[test]
 fn a_signer_certificate_that_was_changed_is_refused() {
     for member in ["tcb_info_issuer_chain", "qe_identity_issuer_chain"] {
