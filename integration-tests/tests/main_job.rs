@@ -1,6 +1,7 @@
 //! The main job: a TD attests, gets its key, decrypts its model and serves it; one trace tells all of it.
 #![allow(clippy::unwrap_used)] // tests: a missing value is the failure
 
+use keyferry_bus::{Bus, BusConfig};
 use keyferry_contract::{Reason, Stream, model::v1::ModelLoaded, release::v1::AuditDecision};
 use keyferry_integration_tests::{PATIENCE, Story, told};
 use keyferry_testkit::{
@@ -40,8 +41,17 @@ async fn the_sample_model_is_served_and_one_trace_tells_how() {
     assert!(story.raw(Stream::Dlq).await.is_empty(), "nothing was undeliverable");
 
     one_trace(&receiver, &released[0].trace_id).await;
+    its_description_is_enough_to_reach_the_bus(&story).await;
     no_secret_is_in_the_logs(&story);
     story.end().await;
+}
+
+/// Whoever has `stack.json` needs nothing else: its root file is for the NATS server too.
+async fn its_description_is_enough_to_reach_the_bus(story: &Story) {
+    let description = &story.stack.description;
+    let config = BusConfig::new(description.nats_url.clone(), description.ca_file.clone(), description.bus.auditor_credentials.clone());
+    let auditor = Bus::connect(&config, "auditor").await.unwrap();
+    auditor.jetstream().get_stream(Stream::Audit.name()).await.unwrap();
 }
 
 async fn one_trace(receiver: &OtlpReceiver, trace_id: &str) {

@@ -80,7 +80,7 @@ fn a_stack_describes_itself_and_leaves_nothing_behind() {
     }
     let services = description["services"].as_object().unwrap();
     let names: Vec<&str> = services.keys().map(String::as_str).collect();
-    assert_eq!(names, ["attester-0", "attester-1", "key-release", "model-runner-0", "model-runner-1", "token-broker"]);
+    assert_eq!(names, ["attester", "attester-1", "key-release", "model-runner", "model-runner-1", "token-broker"]);
     let pids: Vec<u64> = services.values().map(|service| service["pid"].as_u64().unwrap()).collect();
     assert!(pids.iter().all(|pid| runs(*pid)));
 

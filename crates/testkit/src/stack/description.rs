@@ -11,11 +11,11 @@ pub struct StackDescription {
     pub nats_url: String,
     /// The server's monitoring endpoint, on loopback.
     pub nats_monitor_url: String,
-    /// PEM: the root of every TLS server of the stack.
+    /// PEM: the roots of our services' listeners and of the NATS server.
     pub ca_file: PathBuf,
     /// Bus credentials for people.
     pub bus: BusFiles,
-    /// Service instances by name.
+    /// Service instances by name: the service's own, and `attester-1`, `model-runner-1` ... for further TDs.
     pub services: BTreeMap<String, ServiceDescription>,
     /// `key-release` over gRPC, `https://host:port`.
     pub grpc_url: String,

@@ -28,7 +28,8 @@ pub struct Stack {
     pub nats: NatsServer,
     /// The KMIP server, when the key is in one.
     pub kmip: Option<Pykmip>,
-    /// Our services by instance name: `token-broker`, `key-release`, `attester-0`, `model-runner-0` ...
+    /// Our services by instance name: `token-broker`, `key-release`, and for each TD `attester` and
+    /// `model-runner`, then `attester-1`, `model-runner-1` ...
     pub services: BTreeMap<String, Service>,
     /// What `stack.json` says.
     pub description: StackDescription,
@@ -69,14 +70,14 @@ impl Stack {
 
     /// Waits until the model of TD number `td` is served.
     pub async fn until_loaded(&mut self, td: usize) -> Result<(), StartFailure> {
-        self.service(&format!("model-runner-{td}"))?.until_healthy().await?;
+        self.service(&start::instance("model-runner", td))?.until_healthy().await?;
         self.describe_services();
         Ok(())
     }
 
     /// Where the model-runner of TD number `td` serves.
     pub fn workload_url(&self, td: usize) -> Result<String, StartFailure> {
-        let name = format!("model-runner-{td}");
+        let name = start::instance("model-runner", td);
         let runner = self.services.get(&name).ok_or_else(|| StartFailure::new(format!("{name} is not running"), "load its model first"))?;
         Ok(format!("https://{}", runner.address("https")?))
     }

@@ -30,6 +30,8 @@ use crate::{
 pub(super) const ADMINISTRATOR: &str = "admin";
 /// Certificates of a stack live this long.
 const CERTIFICATE_DAYS: u32 = 30;
+/// The root of our services' listeners.
+const SERVICES_ROOT: &str = "services-ca.pem";
 /// Names the listeners are reached by; the dotted one is for clients that refuse single-label hosts.
 const HOST_NAMES: [&str; 3] = ["127.0.0.1", "localhost", "keyferry.internal"];
 
@@ -55,7 +57,7 @@ pub(super) async fn start(options: StackOptions, steps: &mut Steps) -> Result<St
     let authority = authority(&directory)?;
     let site = Site {
         directory: &directory,
-        ca_file: directory.join("ca.pem"),
+        ca_file: directory.join(SERVICES_ROOT),
         bus_url: nats.url(),
         bus_ca_file: nats.ca_file(),
         otlp_url: options.otlp_url.as_deref(),
@@ -70,7 +72,7 @@ pub(super) async fn start(options: StackOptions, steps: &mut Steps) -> Result<St
     let description = StackDescription {
         nats_url: nats.url().replace("nats://", "tls://"),
         nats_monitor_url: nats.monitor_url(),
-        ca_file: site.ca_file.clone(),
+        ca_file: every_root(&directory, &[&site.ca_file, &site.bus_ca_file])?,
         bus: BusFiles { admin_credentials: nats.credentials_file(Role::Admin), auditor_credentials: nats.credentials_file(Role::Auditor) },
         services: std::collections::BTreeMap::new(),
         kbs_url: format!("{grpc_url}/kbs/v1"),
@@ -124,8 +126,19 @@ async fn keyferry(arguments: &[&str]) -> Result<String, StartFailure> {
 
 fn authority(directory: &Path) -> Result<CertificateAuthority, StartFailure> {
     let authority = CertificateAuthority::generate("Keyferry stack root", now(), CERTIFICATE_DAYS).map_err(|error| tls(&error))?;
-    authority.write_certificate(&directory.join("ca.pem")).map_err(|error| tls(&error))?;
+    authority.write_certificate(&directory.join(SERVICES_ROOT)).map_err(|error| tls(&error))?;
     Ok(authority)
+}
+
+/// One file for people, with every root a listener of the stack chains to. The services keep to the one they need.
+fn every_root(directory: &Path, roots: &[&Path]) -> Result<PathBuf, StartFailure> {
+    let read = |root: &&Path| {
+        fs::read_to_string(root).map_err(|error| StartFailure::new(format!("{} cannot be read: {error}", root.display()), "report this"))
+    };
+    let texts = roots.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let file = directory.join("ca.pem");
+    write_private(&file, texts.iter().map(|text| text.trim_end()).collect::<Vec<_>>().join("\n") + "\n")?;
+    Ok(file)
 }
 
 fn certificate(authority: &CertificateAuthority, directory: &Path, name: &str) -> Result<ServerCertificate, StartFailure> {
@@ -204,11 +217,16 @@ async fn attester(stack: &mut Stack, td: usize) -> Result<(), StartFailure> {
     let socket = socket_path(&directory)?;
     let site = site(stack);
     let config = configuration::attester(&site, &credentials, &platform, &socket);
-    let service = launch(&site, &stack.options, "attester", format!("attester-{td}"), config).await?;
+    let service = launch(&site, &stack.options, "attester", instance("attester", td), config).await?;
     let id = td_id(&credentials)?;
     stack.description.tds.push(TdDescription { id, label, credentials, attester_socket: socket });
     stack.services.insert(service.instance.clone(), service);
     Ok(())
+}
+
+/// The name of a TD's instance of a service: the service's own for the first TD, numbered for the others.
+pub(super) fn instance(service: &str, td: usize) -> String {
+    if td == 0 { service.to_owned() } else { format!("{service}-{td}") }
 }
 
 /// Starts the model-runner of a TD beside its attester, without waiting for its model.
@@ -218,14 +236,14 @@ pub(super) fn model_runner(stack: &Stack, td: usize) -> Result<Service, StartFai
     let site = site(stack);
     let certificate = certificate(&stack.authority, &stack.directory.join(&description.label), "model-runner")?;
     let config = configuration::model_runner(&site, description, &certificate, &stack.description, stack.options.model);
-    let spec = spec(&site, &stack.options, "model-runner", format!("model-runner-{td}"), config);
+    let spec = spec(&site, &stack.options, "model-runner", instance("model-runner", td), config);
     Service::begin(spec, &stack.directory)
 }
 
 fn site(stack: &Stack) -> Site<'_> {
     Site {
         directory: &stack.directory,
-        ca_file: stack.directory.join("ca.pem"),
+        ca_file: stack.directory.join(SERVICES_ROOT),
         bus_url: stack.nats.url(),
         bus_ca_file: stack.nats.ca_file(),
         otlp_url: stack.options.otlp_url.as_deref(),
