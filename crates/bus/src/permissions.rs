@@ -54,13 +54,15 @@ impl Role {
             Self::Admin => admin(),
             Self::Auditor => auditor(),
         };
-        matrix.subscribe([format!("{}.>", inbox_prefix(nkey))])
+        // Under its key, and under its role's name, which a person at the `nats` tool can type.
+        matrix.subscribe([format!("{}.>", inbox_prefix(nkey)), format!("{}.>", inbox_prefix(self.name()))])
     }
 }
 
-/// Where answers to the user with this public nkey arrive. Its own: a shared `_INBOX` lets everybody read every answer.
-pub fn inbox_prefix(nkey: &str) -> String {
-    format!("_INBOX.{nkey}")
+/// Where answers to the user with this public nkey, or in this role, arrive. Its own: a shared `_INBOX` lets everybody
+/// read every answer.
+pub fn inbox_prefix(owner: &str) -> String {
+    format!("_INBOX.{owner}")
 }
 
 /// Subjects a user may publish to and subscribe to, in the shape of a NATS user claim. Nothing else is allowed.

@@ -37,15 +37,19 @@ struct Raw {
 
 impl Raw {
     async fn connect(server: &NatsServer, credentials: &Path) -> Self {
-        keyferry_tls::install_provider();
         let nkey = Credentials::read(credentials).unwrap().public_key();
+        Self::with_inbox(server, credentials, &nkey).await
+    }
+
+    async fn with_inbox(server: &NatsServer, credentials: &Path, owner: &str) -> Self {
+        keyferry_tls::install_provider();
         let (sender, violations) = tokio::sync::mpsc::channel(64);
         let options = async_nats::ConnectOptions::with_credentials_file(credentials).await.unwrap();
         let client = options
             .add_root_certificates(server.ca_file())
             .require_tls(true)
             .tls_first()
-            .custom_inbox_prefix(format!("_INBOX.{nkey}"))
+            .custom_inbox_prefix(format!("_INBOX.{owner}"))
             .event_callback(move |event| {
                 let _ = sender.try_send(event.to_string());
                 std::future::ready(())
@@ -199,6 +203,18 @@ async fn services_may_do_their_own_work_and_nothing_else() {
         raw.must_not_subscribe("_INBOX.>").await;
         raw.must_not_subscribe("keyferry.v1.evidence.collected.*").await;
         raw.must_not_subscribe("$KV.>").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_can_name_an_inbox_by_its_role_and_no_other() {
+    let server = start().await;
+    for role in [Role::Auditor, Role::Admin] {
+        let raw = Raw::with_inbox(&server, &server.credentials_file(role), role.name()).await;
+        let stream = jetstream::new(raw.client.clone()).get_stream("AUDIT").await.unwrap();
+        assert_eq!(stream.cached_info().config.name, "AUDIT");
+        raw.must_not_subscribe("_INBOX.key-release.>").await;
+        raw.must_not_subscribe("_INBOX.*").await;
     }
 }
 
