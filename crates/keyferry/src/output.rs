@@ -48,7 +48,9 @@ impl Failure {
         let message = lines.next().unwrap_or("no such command").trim_start_matches("error: ").to_owned();
         let mut detail: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
         let tip = detail.iter().position(|line| line.starts_with("tip: ")).map(|at| detail.remove(at));
-        let message = if message.ends_with(':') { format!("{message} {}", detail.join(" ")) } else { message };
+        // What was missing, or the values there are.
+        let goes_on = message.ends_with(':') || detail.first().is_some_and(|line| line.starts_with("[possible values: "));
+        let message = if goes_on { format!("{message} {}", detail.join(" ")) } else { message };
         Self::usage(message).hint(tip.map_or(HELP, |tip| tip.trim_start_matches("tip: ")))
     }
 

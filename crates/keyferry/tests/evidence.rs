@@ -207,7 +207,7 @@ fn mistakes_on_the_command_line_say_what_to_do() {
     let stage = Stage::new();
     usage_error(&stage.verify(&["--quote", "/nonexistent/quote"]), "/nonexistent/quote");
     usage_error(&stage.verify(&["--at", "yesterday"]), "RFC 3339");
-    usage_error(&stage.verify(&["--allow", "everything"]), "everything");
+    usage_error(&stage.verify(&["--allow", "everything"]), "possible values: debug, service-td, migratable, no-sept-ve-disable");
     usage_error(&stage.verify(&["--root", &stage.file("root.pem", b"-----BEGIN")]), "root.pem");
     usage_error(&keyferry(&["evidence", "verify", "--quote", "q"]), "--collateral <FILE>");
     usage_error(&keyferry(&["evidence", "look"]), "look");
