@@ -40,15 +40,15 @@ pub(crate) struct Evidence {
 }
 
 impl Evidence {
-    /// Names this evidence: everything that decides its answer. Of the quote only the signed range counts, because the
-    /// rest has more than one encoding.
+    /// Names this evidence: everything that decides its answer. The quote counts to its last byte before the zero tail:
+    /// whoever changes its certificates or signatures sends other evidence, which nobody verified.
     pub(crate) fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let mut part = |bytes: &[u8]| {
             hash.update((bytes.len() as u64).to_be_bytes());
             hash.update(bytes);
         };
-        part(&self.quote.digest());
+        part(self.quote.without_tail());
         part(&self.user_data);
         part(self.td_id.as_ref().map(TdId::as_str).unwrap_or_default().as_bytes());
         part(self.attestation_id.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes());

@@ -13,7 +13,7 @@ use keyferry_contract::{
     release::v1::AuditDecision,
 };
 use keyferry_td_simulator::{CollateralOptions, PlatformOptions, SimulatedTd, SimulatorRoot, TdOptions};
-use keyferry_tdx_quote::TdAttributes;
+use keyferry_tdx_quote::{Quote, TdAttributes};
 use keyferry_testkit::nats::now;
 use prost::Message;
 use serde_json::json;
@@ -79,8 +79,17 @@ async fn the_same_evidence_again_gets_the_identical_token_and_other_evidence_a_r
     assert_eq!(world.rejection(&other_quote).await, Reason::NonceReplayed);
     let other_attestation = EvidenceCollected { attestation_id: AttestationId::random().to_string(), ..event.clone() };
     assert_eq!(world.rejection(&other_attestation).await, Reason::NonceReplayed);
-    let records = world.audit(3).await;
-    assert_eq!(decided(&records, AuditDecision::AttestationRejected).len(), 2);
+    // The same quote with one bit of its signature changed: it must not be answered from memory, unverified.
+    let mut altered = event.clone();
+    if let Some(evidence) = &mut altered.evidence {
+        let signature = Quote::parse(&evidence.quote).unwrap().signed_bytes().len() + 4;
+        let mut quote = evidence.quote.to_vec();
+        quote[signature] ^= 1;
+        evidence.quote = quote.into();
+    }
+    assert_eq!(world.rejection(&altered).await, Reason::NonceReplayed);
+    let records = world.audit(4).await;
+    assert_eq!(decided(&records, AuditDecision::AttestationRejected).len(), 3);
     assert_eq!(decided(&records, AuditDecision::TokenIssued).len(), 1);
 }
 
