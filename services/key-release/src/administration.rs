@@ -171,5 +171,5 @@ impl Administration {
 }
 
 fn policy_id(text: &str) -> Result<PolicyId, Denial> {
-    PolicyId::parse(text).map_err(|error| Denial::malformed("policy_id", error))
+    PolicyId::parse(text).map_err(|_| Denial::malformed("policy_id", "is not a UUID in canonical form (8-4-4-4-12 hex digits)"))
 }

@@ -71,7 +71,7 @@ impl KeyBroker for Broker {
 }
 
 pub(crate) fn key_id(text: &str) -> Result<KeyId, Denial> {
-    KeyId::parse(text).map_err(|error| Denial::malformed("key_id", error))
+    KeyId::parse(text).map_err(|_| Denial::malformed("key_id", "is not a UUID in canonical form (8-4-4-4-12 hex digits)"))
 }
 
 fn credential(credential: Option<transfer_key_request::Credential>) -> Result<Credential, Denial> {

@@ -34,6 +34,12 @@ pub enum Denial {
         /// Bytes allowed.
         max: usize,
     },
+    /// The whole request is over its bound, and was not read.
+    #[error("the request has more than {max} bytes")]
+    RequestTooLarge {
+        /// Bytes allowed.
+        max: usize,
+    },
     /// Evidence without a nonce.
     #[error("the evidence carries no nonce")]
     NonceMissing,
@@ -136,7 +142,7 @@ impl Denial {
             Self::Malformed { .. } | Self::PolicyDocument(_) | Self::ExportKey(_) | Self::Wrap(WrapError::TooLong { .. }) => {
                 Reason::RequestMalformed
             }
-            Self::TooLarge { .. } => Reason::RequestTooLarge,
+            Self::TooLarge { .. } | Self::RequestTooLarge { .. } => Reason::RequestTooLarge,
             Self::NonceMissing => Reason::NonceMissing,
             Self::Unauthenticated => Reason::Unauthenticated,
             Self::Overloaded => Reason::Overloaded,
@@ -174,6 +180,7 @@ impl Denial {
         let text = match self {
             Self::Malformed { .. }
             | Self::TooLarge { .. }
+            | Self::RequestTooLarge { .. }
             | Self::PolicyDocument(_)
             | Self::ExportKey(_)
             | Self::HeldData(_)

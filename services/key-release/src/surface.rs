@@ -6,7 +6,7 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::Request,
-    middleware::{Next, from_fn},
+    middleware::{Next, from_fn, map_response},
     response::Response,
 };
 use axum_server::{Handle, tls_rustls::RustlsConfig};
@@ -17,12 +17,14 @@ use keyferry_contract::{
 use keyferry_telemetry::{Trust, grpc_server_layer};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tonic::service::Routes;
+use tonic::{Status, server::NamedService, service::Routes};
 
 use crate::{Denial, administration::Administration, administrators::Administrators, broker::Broker, release::Release};
 
 /// The largest request: evidence with every member at its bound, or a policy document.
 pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// What tonic answers to more, and nothing of ours does: `Code::OutOfRange` as it is written.
+const OUT_OF_RANGE: &str = "11";
 /// Calls of one connection at the same time.
 const STREAMS_MAX: u32 = 128;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
@@ -50,17 +52,27 @@ pub async fn router(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<KeyBrokerServer<Broker>>().await;
     reporter.set_serving::<KeyAdministrationServer<Administration>>().await;
+    // The descriptors hold the whole contract; only what is served here is listed.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(KeyBrokerServer::<Broker>::NAME)
+            .with_service_name(KeyAdministrationServer::<Administration>::NAME)
+            .with_service_name("grpc.health.v1.Health")
     };
     let routes = Routes::new(broker)
         .add_service(administration)
         .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    Ok(routes.prepare().into_axum_router().layer(from_fn(in_time)).layer(grpc_server_layer(trust)))
+        .add_service(reflection().with_service_name("grpc.reflection.v1.ServerReflection").build_v1()?)
+        .add_service(reflection().with_service_name("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?);
+    Ok(routes.prepare().into_axum_router().layer(map_response(with_reason)).layer(from_fn(in_time)).layer(grpc_server_layer(trust)))
+}
+
+/// tonic refuses a message over its bound before a service sees it; the caller learns the reason as with any other refusal.
+async fn with_reason(response: Response) -> Response {
+    let refused_unread = response.headers().get(Status::GRPC_STATUS).is_some_and(|code| code == OUT_OF_RANGE);
+    if refused_unread { Denial::RequestTooLarge { max: REQUEST_BYTES_MAX }.status().into_http() } else { response }
 }
 
 /// Bounds a call from its headers to the beginning of its answer, the arrival of the request's body included.

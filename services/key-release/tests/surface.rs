@@ -43,5 +43,8 @@ async fn reflection_names_the_services_in_both_versions() {
         for service in SERVICES {
             assert!(listed.iter().any(|name| name == service), "{service} is not in {listed:?}");
         }
+        let others: Vec<_> =
+            listed.iter().filter(|name| !SERVICES.contains(&name.as_str()) && !name.starts_with("grpc.reflection.")).collect();
+        assert!(others.is_empty(), "{others:?} are not served here");
     }
 }
