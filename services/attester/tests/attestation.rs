@@ -126,7 +126,8 @@ async fn a_flood_of_forgeries_does_not_move_the_deadline() {
     let mut client = world.client.clone();
     let asked = tokio::spawn(async move { client.get_token(GetTokenRequest { user_data: KEY.to_vec(), policy_ids: Vec::new() }).await });
     let event = world.next_evidence().await;
-    let forged = world.verifier.token(&event, Shape::V2Nested, |claims| claims.held_data = vec![1; 388]);
+    // As large as a token may be: cheap to send, dear to judge.
+    let forged = world.verifier.token(&event, Shape::V2Nested, |claims| claims.held_data = vec![1; 32 * 1024]);
     let (client, subject) = (world.broker.client().clone(), TokenIssued::subject(&world.td_id));
     let body = forged.encode_to_vec();
     let flood = tokio::spawn(async move { while client.publish(subject.clone(), body.clone().into()).await.is_ok() {} });
