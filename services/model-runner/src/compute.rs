@@ -6,7 +6,7 @@ use keyferry_contract::Reason;
 use keyferry_telemetry::{SpanAttributes, names, spans};
 use tokio::sync::Semaphore;
 
-use crate::{Refusal, config::ComputeConfig, runner::blocking, runtime::Tensor, slot::LoadedModel};
+use crate::{Refusal, config::ComputeConfig, runner::blocking, slot::LoadedModel};
 
 pub(crate) struct Compute {
     admitted: Arc<Semaphore>,
@@ -18,8 +18,13 @@ impl Compute {
         Self { admitted: Arc::new(Semaphore::new(config.queue)), workers: Arc::new(Semaphore::new(config.workers)) }
     }
 
-    /// One prediction per row. The permits travel with the work: a caller that goes away does not free them early.
-    pub(crate) async fn infer(&self, model: Arc<LoadedModel>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Refusal> {
+    /// Predictions of `model` and the work around them. The permits travel with the work: a caller that goes away does not
+    /// free them early.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        model: Arc<LoadedModel>,
+        work: impl FnOnce(&LoadedModel) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let overloaded = |_| Refusal::new(Reason::Overloaded, "too many predictions are waiting: retry later");
         let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(overloaded)?;
         let closed = |_| Refusal::new(Reason::Internal, "the service ends");
@@ -28,20 +33,11 @@ impl Compute {
         span.attribute(names::MODEL_NAME, model.name.as_str());
         let outcome = blocking(span, move || {
             let _permits = (admitted, worker);
-            let outcome = model.runtime.infer(&inputs);
-            if outcome.is_ok() {
-                model.count(rows(&inputs));
-            }
-            outcome
+            work(&model)
         });
-        let outcome = outcome.await.and_then(|outcome| Ok(outcome?));
+        let outcome = outcome.await.and_then(std::convert::identity);
         let result = outcome.as_ref().map_or_else(|refusal| refusal.reason.decision().label(), |_| "ok");
         names::MODEL_PREDICTIONS.add(1, &[(names::RESULT, result)]);
         outcome
     }
-}
-
-fn rows(inputs: &[Tensor]) -> u64 {
-    let rows = inputs.first().and_then(|input| input.shape.first()).copied().unwrap_or(1);
-    u64::try_from(rows).unwrap_or(u64::MAX)
 }

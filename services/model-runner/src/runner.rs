@@ -20,7 +20,7 @@ use crate::{
     peers::{Attester, KeyBroker, Released},
     runtime::{Runtimes, Tensor},
     sealed::SealedFile,
-    slot::{LoadedModel, Share, Slot},
+    slot::{Begun, LoadedModel, Share, Slot},
 };
 
 /// One TD's model runner.
@@ -32,7 +32,7 @@ pub struct Runner {
     waiting: Arc<WaitingKeyPairs>,
     runtimes: Arc<Runtimes>,
     compute: Compute,
-    slot: Slot,
+    slot: Arc<Slot>,
     events: Events,
     /// One load at a time: a second one would only attest again.
     loading: Mutex<()>,
@@ -64,7 +64,7 @@ impl Runner {
             waiting: Arc::default(),
             runtimes: Arc::new(Runtimes::new(config.model.linear_quirk)),
             compute: Compute::new(config.compute),
-            slot: Slot::default(),
+            slot: Arc::default(),
             events,
             loading: Mutex::new(()),
             serving: watch::Sender::new(false),
@@ -83,6 +83,7 @@ impl Runner {
     }
 
     async fn load_once(&self) -> Result<(), Refusal> {
+        let begun = self.slot.begin();
         let sealed = self.read_sealed().await?;
         Span::current().attribute(names::MODEL_NAME, sealed.name.as_str());
         let key_id = sealed.key_id.ok_or_else(|| {
@@ -95,7 +96,7 @@ impl Runner {
         let released = self.broker.transfer(key_id, credential).await?;
         let wrapped = released.wrapped;
         let key = blocking(spans::step(names::UNWRAP_KEY), move || pair.unwrap_key(&wrapped)).await??;
-        self.serve(sealed, key, Some(key_id), released.release_id).await
+        self.serve(begun, sealed, key, Some(key_id), released.release_id).await
     }
 
     /// Step 1 of the sample's flow: a token for a fresh key pair, which then waits for its key.
@@ -133,18 +134,28 @@ impl Runner {
     }
 
     async fn decrypt_once(&self, wrapped: WrappedKey) -> Result<(), Refusal> {
+        let begun = self.slot.begin();
         let sealed = self.read_sealed().await?;
         let waiting = Arc::clone(&self.waiting);
         let (key, pair) = blocking(spans::step(names::UNWRAP_KEY), move || waiting.unwrap_key(&wrapped)).await??;
         let key_id = sealed.key_id;
-        self.serve(sealed, key, key_id, String::new()).await?;
+        self.serve(begun, sealed, key, key_id, String::new()).await?;
         self.waiting.release(&pair);
         Ok(())
     }
 
     /// Predictions of `model`, on a bounded number of threads.
     pub async fn infer(&self, model: Arc<LoadedModel>, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Refusal> {
-        self.compute.infer(model, inputs).await
+        self.compute(model, move |model| model.infer(&inputs)).await
+    }
+
+    /// Work around predictions of `model`, such as reading a large body, on the same threads and in the same bounds.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        model: Arc<LoadedModel>,
+        work: impl FnOnce(&LoadedModel) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.compute.run(model, work).await
     }
 
     /// A share of the model that is served now.
@@ -157,11 +168,13 @@ impl Runner {
         self.serving.subscribe()
     }
 
-    /// Serves nothing from now on, and returns once the model is wiped. Running predictions end first.
+    /// Serves nothing from now on, and returns once the model is wiped. Running predictions end first. A load that began
+    /// before is wiped at its end and not served; after [`Cause::Shutdown`] none is ever served. Its event is sent though
+    /// the caller may be gone by then.
     pub async fn reset(&self, cause: Cause) {
-        if let Some(share) = self.slot.take() {
+        if let Some(share) = self.slot.take(cause == Cause::Shutdown) {
             self.serving.send_replace(self.slot.current().is_some());
-            self.end(share, cause).await;
+            let _panicked = to_its_end(end(self.events.clone(), share, cause)).await;
         }
     }
 
@@ -198,7 +211,14 @@ impl Runner {
         blocking(Span::current(), move || SealedFile::read(&config)).await?
     }
 
-    async fn serve(&self, sealed: SealedFile, key: KeyMaterial, key_id: Option<KeyId>, release_id: String) -> Result<(), Refusal> {
+    async fn serve(
+        &self,
+        begun: Begun,
+        sealed: SealedFile,
+        key: KeyMaterial,
+        key_id: Option<KeyId>,
+        release_id: String,
+    ) -> Result<(), Refusal> {
         let span = spans::step(names::DECRYPT_MODEL);
         span.attribute(names::SIZE_BYTES, sealed.len());
         span.attribute(names::MODEL_MEDIA_TYPE, &sealed.media_type);
@@ -207,28 +227,23 @@ impl Runner {
         let runtime = blocking(span, move || sealed.open(&key, require_lock, &runtimes)).await??;
         let share = Share::new(name, digest, key_id, release_id, runtime);
         let serving = share.downgrade();
-        let old = self.slot.replace(share);
+        let Ok(old) = self.slot.replace(share, begun) else {
+            tracing::info!(%digest, "the model is not served: a reset came while it was being loaded");
+            return Ok(());
+        };
         self.serving.send_replace(true);
-        if let Some(old) = old {
-            self.end(old, Cause::Requested).await;
-        }
-        // A reset may have been faster; then its event was the last word.
-        if let Some(model) = serving.upgrade().filter(|model| self.slot.serves(model)) {
-            tracing::info!(model = %model.name, %digest, "the model is loaded");
-            self.events.loaded(&model);
-        }
-        Ok(())
-    }
-
-    async fn end(&self, share: Share, cause: Cause) {
-        self.events.executed(share.model());
-        let name = share.model().name.to_string();
-        if share.wiped().await {
-            tracing::info!(model = name, "the model is wiped");
-        } else {
-            tracing::error!(model = name, "the model is not wiped yet: a prediction still runs");
-        }
-        self.events.reset(name, cause);
+        let (events, slot) = (self.events.clone(), Arc::clone(&self.slot));
+        to_its_end(async move {
+            if let Some(old) = old {
+                end(events.clone(), old, Cause::Requested).await;
+            }
+            // A reset may have been faster; then its event was the last word.
+            if let Some(model) = serving.upgrade().filter(|model| slot.serves(model)) {
+                tracing::info!(model = %model.name, %digest, "the model is loaded");
+                events.loaded(&model);
+            }
+        })
+        .await
     }
 
     fn record(&self, span: &Span, result: Result<&(), &Refusal>) {
@@ -243,6 +258,23 @@ impl Runner {
         }
         names::MODEL_LOADS.add(1, &[(names::RESULT, outcome), (names::REASON, reason), (names::MODEL_MEDIA_TYPE, media_type)]);
     }
+}
+
+async fn end(events: Events, share: Share, cause: Cause) {
+    events.executed(share.model());
+    let name = share.model().name.to_string();
+    if share.wiped().await {
+        tracing::info!(model = name, "the model is wiped");
+    } else {
+        tracing::error!(model = name, "the model is not wiped yet: a prediction still runs");
+    }
+    events.reset(name, cause);
+}
+
+/// Work that tells what happened goes on though its caller went away.
+async fn to_its_end(work: impl Future<Output = ()> + Send + 'static) -> Result<(), Refusal> {
+    let done = tokio::spawn(work.instrument(Span::current())).await;
+    done.map_err(|_| Refusal::new(Reason::Internal, "the work ended without a result"))
 }
 
 fn busy() -> Refusal {

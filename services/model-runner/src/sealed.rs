@@ -1,6 +1,6 @@
 //! The sealed file: what it says without a key, and how it is opened into a model.
 
-use std::{fs, path::Path};
+use std::{fs::File, io::Read, path::Path};
 
 use keyferry_contract::Reason;
 use keyferry_identifiers::KeyId;
@@ -74,9 +74,14 @@ fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Refusal> {
         tracing::warn!(path = %path.display(), %error, "the sealed model cannot be read");
         Refusal::new(Reason::ModelMalformed, format!("model.file cannot be read: {}", error.kind()))
     };
-    let bytes = fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > bytes_max {
-        return Err(Refusal::new(Reason::RequestTooLarge, format!("model.file has {bytes} bytes, model.bytes_max allows {bytes_max}")));
+    let too_large = || Refusal::new(Reason::RequestTooLarge, format!("model.file has more than the {bytes_max} bytes of model.bytes_max"));
+    let file = File::open(path).map_err(unreadable)?;
+    let announced = file.metadata().map_err(unreadable)?.len();
+    if announced > bytes_max {
+        return Err(too_large());
     }
-    fs::read(path).map_err(unreadable)
+    // What is announced is no bound: the file may grow, or be none.
+    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0));
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > bytes_max { Err(too_large()) } else { Ok(bytes) }
 }

@@ -14,7 +14,10 @@ use keyferry_model_envelope::{ModelDigest, ModelName};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::runtime::Model;
+use crate::{
+    Refusal,
+    runtime::{Model, Tensor},
+};
 
 /// Longer than the slowest prediction; a reset that waited this long says so.
 const WIPED_WITHIN: Duration = Duration::from_secs(30);
@@ -37,8 +40,12 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
-    pub(crate) fn count(&self, predictions: u64) {
-        self.predictions.fetch_add(predictions, Ordering::Relaxed);
+    /// One prediction per row. CPU work: call it on a blocking thread.
+    pub(crate) fn infer(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, Refusal> {
+        let outputs = self.runtime.infer(inputs)?;
+        let rows = inputs.first().and_then(|input| input.shape.first()).copied().unwrap_or(1);
+        self.predictions.fetch_add(u64::try_from(rows).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(outputs)
     }
     pub(crate) fn take_predictions(&self) -> u64 {
         self.predictions.swap(0, Ordering::Relaxed)
@@ -75,23 +82,43 @@ impl Share {
 }
 
 #[derive(Default)]
-pub(crate) struct Slot(Mutex<Option<Share>>);
+pub(crate) struct Slot(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    served: Option<Share>,
+    resets: u64,
+    closed: bool,
+}
+
+/// When a load began, counted in resets.
+#[derive(Clone, Copy)]
+pub(crate) struct Begun(u64);
 
 impl Slot {
     /// A share of the model that is served now.
     pub(crate) fn current(&self) -> Option<Arc<LoadedModel>> {
-        self.0.lock().as_ref().map(|share| Arc::clone(&share.model))
+        self.0.lock().served.as_ref().map(|share| Arc::clone(&share.model))
     }
-    /// Serves `share` from now on; the old one is returned.
-    pub(crate) fn replace(&self, share: Share) -> Option<Share> {
-        self.0.lock().replace(share)
+    /// A load begins.
+    pub(crate) fn begin(&self) -> Begun {
+        Begun(self.0.lock().resets)
+    }
+    /// Serves `share` from now on; the old one is returned. If a reset came after the load began, `share` is returned
+    /// instead and never served: a reset is the last word on everything before it.
+    pub(crate) fn replace(&self, share: Share, begun: Begun) -> Result<Option<Share>, Share> {
+        let mut state = self.0.lock();
+        if state.closed || state.resets != begun.0 { Err(share) } else { Ok(state.served.replace(share)) }
     }
     /// Whether `model` is the one that is served now.
     pub(crate) fn serves(&self, model: &Arc<LoadedModel>) -> bool {
-        self.0.lock().as_ref().is_some_and(|share| Arc::ptr_eq(&share.model, model))
+        self.0.lock().served.as_ref().is_some_and(|share| Arc::ptr_eq(&share.model, model))
     }
-    /// Serves nothing from now on.
-    pub(crate) fn take(&self) -> Option<Share> {
-        self.0.lock().take()
+    /// Serves nothing from now on; with `close`, never again.
+    pub(crate) fn take(&self, close: bool) -> Option<Share> {
+        let mut state = self.0.lock();
+        state.resets += 1;
+        state.closed |= close;
+        state.served.take()
     }
 }

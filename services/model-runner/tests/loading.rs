@@ -5,10 +5,13 @@ mod support;
 
 use std::{
     fs,
+    io::Write,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use keyferry_contract::{
@@ -259,4 +262,79 @@ async fn more_than_the_queue_holds_is_refused_at_once() {
     assert!(first.is_ok());
     assert_eq!(second.unwrap_err().reason, Reason::Overloaded);
     assert!(stand.runner.infer(model(), row()).await.is_ok(), "and then there is room again");
+}
+
+/// The model's file becomes a pipe: who reads it waits for what is written here.
+fn pipe(stand: &Stand) -> PathBuf {
+    let path = stand.model_file();
+    fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path
+}
+
+/// Waits until the pipe is read from.
+async fn opened(path: PathBuf) -> fs::File {
+    tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(path).unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_bound_holds_for_a_file_that_does_not_tell_its_size() {
+    let sealed = sealed_linreg(1);
+    let stand = Stand::with(&sealed, 1, &["model.bytes_max=100"]);
+    let path = pipe(&stand);
+    let (reason, ()) = tokio::join!(load_fails(&stand), async {
+        let _broken_pipe = opened(path).await.write_all(&sealed);
+    });
+    assert_eq!(reason, Reason::RequestTooLarge);
+}
+
+#[tokio::test]
+async fn a_reset_is_the_last_word_on_a_load_that_began_before() {
+    let sealed = sealed_linreg(1);
+    let mut stand = Stand::start(&sealed, 1);
+    let path = pipe(&stand);
+    let load = async |stand: &Stand, cause: Cause| {
+        let (loaded, ()) = tokio::join!(stand.runner.load(), async {
+            let mut file = opened(path.clone()).await;
+            stand.runner.reset(cause).await;
+            file.write_all(&sealed).unwrap();
+        });
+        loaded
+    };
+    load(&stand, Cause::Requested).await.unwrap();
+    assert!(stand.runner.model().is_none() && stand.no_event(), "not served, and nothing told");
+
+    let (loaded, ()) = tokio::join!(stand.runner.load(), async { opened(path.clone()).await.write_all(&sealed).unwrap() });
+    assert!(loaded.is_ok() && stand.runner.model().is_some(), "a load that begins later counts");
+    let ModelEvent::Loaded(_) = stand.event() else { panic!("ModelLoaded expected") };
+    load(&stand, Cause::Shutdown).await.unwrap();
+    let (loaded, ()) = tokio::join!(stand.runner.load(), async { opened(path.clone()).await.write_all(&sealed).unwrap() });
+    assert!(loaded.is_ok() && stand.runner.model().is_none(), "none after the end");
+}
+
+#[tokio::test]
+async fn what_happened_is_told_though_the_caller_hung_up() {
+    let mut stand = Stand::start(&sealed_linreg(1), 1);
+    stand.runner.load().await.unwrap();
+    let ModelEvent::Loaded(_) = stand.event() else { panic!("ModelLoaded expected") };
+    let next = async |stand: &mut Stand| tokio::time::timeout(Duration::from_secs(5), stand.events.recv()).await.unwrap().unwrap().0;
+
+    // A share of the old model, as a running prediction has it: its end is waited for, by callers who do not stay.
+    let old = stand.runner.model().unwrap();
+    let runner = Arc::clone(&stand.runner);
+    let load = tokio::spawn(async move { runner.load().await });
+    while Arc::ptr_eq(&stand.runner.model().unwrap(), &old) {
+        tokio::task::yield_now().await;
+    }
+    load.abort();
+    assert!(load.await.unwrap_err().is_cancelled());
+    drop(old);
+    let ModelEvent::Reset(_) = next(&mut stand).await else { panic!("ModelReset of the old model expected") };
+    let ModelEvent::Loaded(_) = next(&mut stand).await else { panic!("ModelLoaded of the new model expected") };
+
+    let old = stand.runner.model().unwrap();
+    let reset = tokio::time::timeout(Duration::ZERO, stand.runner.reset(Cause::Requested)).await;
+    assert!(reset.is_err() && stand.runner.model().is_none(), "asked, and given up");
+    drop(old);
+    let ModelEvent::Reset(_) = next(&mut stand).await else { panic!("ModelReset expected") };
 }
