@@ -8,7 +8,7 @@ use std::{
 };
 
 use aws_lc_rs::{
-    hkdf, hmac,
+    hmac,
     rand::{SecureRandom, SystemRandom},
 };
 use zeroize::Zeroizing;
@@ -94,13 +94,10 @@ impl StoreKey {
 
     /// A key for another use, which tells nothing about this one or about those for other uses.
     pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; KEY_BYTES]> {
-        let mut derived = Zeroizing::new([0; KEY_BYTES]);
-        let info = [purpose.as_bytes()];
-        let expanded = hkdf::Salt::new(hkdf::HKDF_SHA256, b"keyferry store key").extract(&self.secret[..]);
-        // Both can fail only for lengths over 255 digests.
-        let filled = expanded.expand(&info, hkdf::HKDF_SHA256).and_then(|material| material.fill(&mut derived[..]));
-        debug_assert!(filled.is_ok());
-        derived
+        // HKDF-SHA256 (RFC 5869) for one digest of output. Written out, because it then cannot fail: a failure could only
+        // be answered with an all-zero key.
+        let extracted = hmac_sha256(b"keyferry store key", &[&self.secret[..]]);
+        hmac_sha256(&extracted[..], &[purpose.as_bytes(), &[1]])
     }
 
     /// Names the key without telling anything about it.
@@ -111,6 +108,16 @@ impl StoreKey {
         id.copy_from_slice(&tag.as_ref()[..KEY_ID_BYTES]);
         id
     }
+}
+
+fn hmac_sha256(key: &[u8], message: &[&[u8]]) -> Zeroizing<[u8; KEY_BYTES]> {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
+    for part in message {
+        context.update(part);
+    }
+    let mut tag = Zeroizing::new([0; KEY_BYTES]);
+    tag.copy_from_slice(context.sign().as_ref());
+    tag
 }
 
 impl fmt::Debug for StoreKey {
@@ -146,6 +153,8 @@ fn decode(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use aws_lc_rs::hkdf;
+
     use super::*;
 
     #[test]
@@ -157,6 +166,16 @@ mod tests {
         let read = StoreKey::load_or_create(&path).unwrap();
         assert_eq!(*made.secret, *read.secret);
         assert_ne!(*made.derive("a"), *made.derive("b"));
+    }
+
+    /// The library's own HKDF is the second implementation.
+    #[test]
+    fn derivation_is_hkdf() {
+        let key = StoreKey::generate().unwrap();
+        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, b"keyferry store key").extract(&key.secret[..]);
+        let mut wanted = [0; KEY_BYTES];
+        extracted.expand(&[b"a purpose"], hkdf::HKDF_SHA256).unwrap().fill(&mut wanted).unwrap();
+        assert_eq!(*key.derive("a purpose"), wanted);
     }
 
     #[test]

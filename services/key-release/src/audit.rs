@@ -1,6 +1,8 @@
 //! Audit records of this service. What anybody can cause is bounded per second: a flood of bad tokens must not fill the
 //! stream and so stop every release.
 
+use std::time::Duration;
+
 use keyferry_bus::{AuditLog, Bus};
 use keyferry_contract::{
     Reason,
@@ -16,6 +18,9 @@ use crate::{Denial, administrators::Admin, budget::Budget, case::Case};
 
 /// Refusals of callers nobody vouches for, recorded per second; more are counted as a metric and not recorded.
 const ANONYMOUS_PER_SECOND: u32 = 20;
+/// A record waits for those before it, each of which may take five seconds on a stream that is gone: without a bound the
+/// last of many would wait for all of them, and its request with it.
+const STORED_WITHIN: Duration = Duration::from_secs(8);
 /// Characters of `wanted` and `got` kept; a measurement has 96.
 const CLAIM_CHARACTERS_MAX: usize = 1024;
 
@@ -76,14 +81,15 @@ impl Audit {
 
     async fn store(&self, record: AuditRecord) -> Result<Acknowledged, Denial> {
         let span = keyferry_telemetry::spans::step(names::RECORD_AUDIT);
-        match self.log.record(record).instrument(span).await {
-            Ok(_) => Ok(Acknowledged(())),
-            Err(error) => {
-                AUDIT_FAILURES.add(1, &[(names::STREAM, "AUDIT")]);
-                tracing::error!(%error, "an audit record was not stored");
-                Err(Denial::Audit(error))
-            }
-        }
+        let stored = tokio::time::timeout(STORED_WITHIN, self.log.record(record).instrument(span)).await;
+        let denial = match stored {
+            Ok(Ok(_)) => return Ok(Acknowledged(())),
+            Ok(Err(error)) => Denial::Audit(error),
+            Err(_elapsed) => Denial::AuditTooSlow,
+        };
+        AUDIT_FAILURES.add(1, &[(names::STREAM, "AUDIT")]);
+        tracing::error!(error = %denial, "an audit record was not stored");
+        Err(denial)
     }
 }
 

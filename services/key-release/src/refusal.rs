@@ -117,6 +117,9 @@ pub enum Denial {
     /// The audit stream did not acknowledge.
     #[error("the audit record was not stored: {0}")]
     Audit(#[source] PublishError),
+    /// The audit stream did not acknowledge in time.
+    #[error("the audit record was not stored in time")]
+    AuditTooSlow,
     /// Not wrapped.
     #[error(transparent)]
     Wrap(#[from] WrapError),
@@ -162,7 +165,7 @@ impl Denial {
             Self::JwksUnavailable => Reason::JwksUnavailable,
             Self::Store(_) | Self::Fleet(_) | Self::Record { .. } => Reason::StoreUnavailable,
             Self::TdRevoked => Reason::TdRevoked,
-            Self::Audit(_) => Reason::AuditUnavailable,
+            Self::Audit(_) | Self::AuditTooSlow => Reason::AuditUnavailable,
             Self::DeadlineExceeded => Reason::DeadlineExceeded,
             Self::Wrap(WrapError::Crypto) | Self::Internal(_) => Reason::Internal,
         }

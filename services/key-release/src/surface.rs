@@ -5,8 +5,8 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::Request,
-    middleware::{Next, from_fn, map_response},
+    extract::{Request, State},
+    middleware::{Next, from_fn_with_state, map_response},
     response::Response,
 };
 use axum_server::{Handle, tls_rustls::RustlsConfig};
@@ -66,7 +66,12 @@ pub async fn router(
         .add_service(health)
         .add_service(reflection().with_service_name("grpc.reflection.v1.ServerReflection").build_v1()?)
         .add_service(reflection().with_service_name("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?);
-    Ok(routes.prepare().into_axum_router().layer(map_response(with_reason)).layer(from_fn(in_time)).layer(grpc_server_layer(trust)))
+    Ok(routes
+        .prepare()
+        .into_axum_router()
+        .layer(map_response(with_reason))
+        .layer(from_fn_with_state(CALL_WITHIN, in_time))
+        .layer(grpc_server_layer(trust)))
 }
 
 /// tonic refuses a message over its bound before a service sees it; the caller learns the reason as with any other refusal.
@@ -76,9 +81,9 @@ async fn with_reason(response: Response) -> Response {
 }
 
 /// Bounds a call from its headers to the beginning of its answer, the arrival of the request's body included.
-async fn in_time(request: Request, next: Next) -> Response {
+async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     let late = |_| Denial::DeadlineExceeded.status().into_http();
-    tokio::time::timeout(CALL_WITHIN, next.run(request)).await.unwrap_or_else(late)
+    tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(late)
 }
 
 /// Serves until `stop`, then lets calls under way finish.
@@ -107,4 +112,20 @@ pub async fn serve(
     let result = server.serve(router.into_make_service()).await;
     drain.abort();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_is_never_completed_ends() {
+        let stalled = get(std::future::pending::<()>);
+        let router = Router::new().route("/", stalled).layer(from_fn_with_state(Duration::from_millis(10), in_time));
+        let answer = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(answer.headers()[Status::GRPC_STATUS], "4", "DEADLINE_EXCEEDED");
+    }
 }

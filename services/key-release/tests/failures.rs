@@ -6,7 +6,7 @@ mod harness;
 
 use std::time::Duration;
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use harness::{Stack, issuer_config, refusal, refused, verifier::Verifier};
 use key_release::{Denial, issuers::Issuers};
 use keyferry_bus::{Bucket, Role};
@@ -50,6 +50,19 @@ async fn no_audit_no_release() {
     let operator = stack.nats.connect(Role::Admin).await.unwrap();
     operator.jetstream().delete_stream("AUDIT").await.unwrap();
     assert_eq!(refusal(stack.transfer(&key_id, &token).await), refused(Code::Unavailable, "audit_unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_do_not_queue_up_behind_an_audit_stream_that_is_gone() {
+    let stack = Stack::start().await;
+    let key_id = stack.simulator_key().await;
+    let token = stack.verifier.token(|_| {});
+    stack.nats.connect(Role::Admin).await.unwrap().jetstream().delete_stream("AUDIT").await.unwrap();
+    // Recorded one after another, these would take half a minute.
+    let all = join_all((0..6).map(|_| stack.transfer(&key_id, &token)));
+    for result in tokio::time::timeout(Duration::from_secs(15), all).await.unwrap() {
+        assert_eq!(refusal(result), refused(Code::Unavailable, "audit_unavailable"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
