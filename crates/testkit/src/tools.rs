@@ -221,8 +221,8 @@ fn why(stdout: &str, stderr: &str) -> (String, &'static str) {
         let lacking = "this Python has no pip and cannot make a virtual environment";
         return (lacking.to_owned(), "install them, e.g. the packages python3-venv and python3-pip");
     }
-    let last = stdout.lines().chain(stderr.lines()).filter(|line| !line.trim().is_empty());
-    let last = last.filter(|line| !line.starts_with("WARNING: ")).next_back().unwrap_or("it gave no reason").trim();
+    let mut lines = stdout.lines().chain(stderr.lines());
+    let last = lines.rfind(|line| !line.trim().is_empty() && !line.starts_with("WARNING: ")).unwrap_or("it gave no reason").trim();
     // pip tries again, gives up, and then says only that it found nothing.
     if said("Failed to establish a new connection") || said("Retrying (Retry(") {
         return (format!("the package index cannot be reached ({last})"), INDEX);
