@@ -65,6 +65,7 @@ pub struct Policy {
     pub(crate) seam_svn: Option<u16>,
     pub(crate) enforce_tcb_up_to_date: bool,
     pub(crate) appraisal_ids: Vec<Uuid>,
+    pub(crate) allowed: Vec<Weakness>,
     pub(crate) has_sgx: bool,
 }
 
@@ -104,6 +105,17 @@ struct Attributes {
     rtmr3: Option<String>,
     enforce_tcb_upto_date: Option<bool>,
     trust_anchor: Option<OneOrMore>,
+    allow: Vec<Weakness>,
+}
+
+/// What is refused unless the policy says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Weakness {
+    /// The host may move the TD to another machine.
+    Migratable,
+    /// The host may inject exceptions by taking pages away.
+    NoSeptVeDisable,
 }
 
 #[derive(Deserialize)]
@@ -126,6 +138,7 @@ impl Policy {
         }
         let Tdx { attributes, policy_ids } = document.tdx.ok_or(PolicyError::TdxMissing)?;
         bounded("tdx.policy_ids", policy_ids.len())?;
+        bounded("tdx.attributes.allow", attributes.allow.len())?;
         Ok(Self {
             trust_anchors: trust_anchors(attributes.trust_anchor)?,
             mr_signer_seam: measurements("tdx.attributes.mrsignerseam", attributes.mrsignerseam)?,
@@ -140,6 +153,7 @@ impl Policy {
             seam_svn: attributes.seamsvn,
             enforce_tcb_up_to_date: attributes.enforce_tcb_upto_date.unwrap_or(false),
             appraisal_ids: policy_ids,
+            allowed: attributes.allow,
             has_sgx: document.sgx.is_some(),
         })
     }

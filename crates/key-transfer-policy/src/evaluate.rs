@@ -3,7 +3,7 @@
 use keyferry_attestation_token::{AuthenticToken, Claims};
 use keyferry_identifiers::KeyId;
 
-use crate::document::Policy;
+use crate::document::{Policy, Weakness};
 
 /// What a policy that does not enforce an up-to-date TCB accepts. `Revoked`, unknown and absent are in no list.
 const TCB_STATUS_KNOWN: [&str; 7] = [
@@ -15,6 +15,9 @@ const TCB_STATUS_KNOWN: [&str; 7] = [
     "OutOfDate",
     "OutOfDateConfigurationNeeded",
 ];
+/// Bits of the TD attributes.
+const SEPT_VE_DISABLE: u32 = 28;
+const MIGRATABLE: u32 = 29;
 /// `OK` is what tokens of 2023 said.
 const TCB_STATUS_UP_TO_DATE: [&str; 2] = ["OK", "UpToDate"];
 
@@ -107,6 +110,7 @@ pub fn explain(policy: &Policy, token: &AuthenticToken) -> Vec<Comparison> {
         one_of("dbgstat", &["disabled"], claims.is_debuggable.map(|debuggable| if debuggable { "enabled" } else { "disabled" })),
         tcb_status(policy, claims),
     ];
+    comparisons.extend(td_attributes(policy, claims));
     for (claim, wanted, got) in [
         ("tdx_mrsignerseam", &policy.mr_signer_seam, &claims.mr_signer_seam),
         ("tdx_mrseam", &policy.mr_seam, &claims.mr_seam),
@@ -133,6 +137,22 @@ pub fn explain(policy: &Policy, token: &AuthenticToken) -> Vec<Comparison> {
 fn tcb_status(policy: &Policy, claims: &Claims) -> Comparison {
     let wanted: &[&str] = if policy.enforce_tcb_up_to_date { &TCB_STATUS_UP_TO_DATE } else { &TCB_STATUS_KNOWN };
     one_of("attester_tcb_status", wanted, claims.tcb_status.as_deref())
+}
+
+/// Two bits of the TD attributes (Intel TDX module specification, ATTRIBUTES), unless the policy allows either value.
+fn td_attributes(policy: &Policy, claims: &Claims) -> impl Iterator<Item = Comparison> {
+    // The claim is in memory order: little-endian.
+    let attributes = claims.td_attributes.as_deref().and_then(|hex| u64::from_str_radix(hex, 16).ok()).map(u64::swap_bytes);
+    [
+        (Weakness::NoSeptVeDisable, "tdx_td_attributes_septve_disable", SEPT_VE_DISABLE, true),
+        (Weakness::Migratable, "tdx_td_attributes_migratable", MIGRATABLE, false),
+    ]
+    .into_iter()
+    .filter(|(weakness, ..)| !policy.allowed.contains(weakness))
+    .map(move |(_, claim, bit, wanted)| {
+        let got = attributes.map(|attributes| (attributes >> bit & 1 == 1).to_string());
+        one_of(claim, &[wanted.to_string()], got.as_deref())
+    })
 }
 
 /// At least one id in common.

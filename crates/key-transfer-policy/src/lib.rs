@@ -13,6 +13,8 @@
 //! * `policy_ids` is a condition *beside* the attributes. Intel's server releases on a matching id alone and looks at no
 //!   attribute, and ignores the ids when the token names none; here both refuse.
 //! * A TD that is debuggable, or of which the token does not say that it is not, and a `Revoked`, unknown or absent TCB status never match, whatever the policy says.
+//! * A migratable TD, a TD without SEPT_VE_DISABLE, and a token without TD attributes never match, unless `allow` (a list,
+//!   inside `tdx.attributes`) names `migratable` or `no-sept-ve-disable`. Intel's service issues tokens for such TDs.
 //! * `trust_anchor` (string or list, inside `tdx.attributes`) names the roots of evidence that are accepted. Absent, it is
 //!   Intel's SGX root alone: evidence of a simulator needs the owner's consent, policy by policy.
 //!

@@ -19,6 +19,8 @@ pub enum Finding {
     TcbNotEnforced,
     /// A simulator's evidence is accepted: no hardware stands behind it.
     SimulatorAccepted,
+    /// A TD is accepted that its host can move or interrupt in ways that are refused by default.
+    WeakTdAllowed,
     /// `seamsvn` is an equality.
     SeamSvnPinned,
     /// The `sgx` object is never looked at.
@@ -37,6 +39,7 @@ impl fmt::Display for Finding {
             Self::RtmrsWithoutMrTd => "an rtmr is pinned without mrtd: other firmware could extend the same values; pin mrtd too",
             Self::TcbNotEnforced => "enforce_tcb_upto_date is not true: TDs on an out-of-date TCB get the key",
             Self::SimulatorAccepted => "trust_anchor accepts a simulator: no hardware protects the key",
+            Self::WeakTdAllowed => "allow accepts TDs that their host can migrate or send exceptions to",
             Self::SeamSvnPinned => "seamsvn is compared for equality: the next TDX module update locks every TD out",
             Self::SgxIgnored => "the sgx object is ignored: keys are released to TDs only",
         })
@@ -54,6 +57,7 @@ impl Policy {
             (any_rtmr && !mr_td && !ids, Finding::RtmrsWithoutMrTd),
             (!self.enforce_tcb_up_to_date, Finding::TcbNotEnforced),
             (self.trust_anchors.iter().any(|anchor| anchor != INTEL_TRUST_ANCHOR), Finding::SimulatorAccepted),
+            (!self.allowed.is_empty(), Finding::WeakTdAllowed),
             (self.seam_svn.is_some(), Finding::SeamSvnPinned),
             (self.has_sgx, Finding::SgxIgnored),
         ]

@@ -33,6 +33,7 @@ fn what_intel_refuses_or_crashes_on_is_refused_by_name() {
     malformed(r#"{"attestation_type":"TDX","tdx":{"attributes":{"seamsvn":"3"}}}"#);
     malformed(r#"{"attestation_type":"TDX","tdx":{"attributes":{"seamsvn":65536}}}"#);
     malformed(r#"{"attestation_type":"TDX","tdx":{"attributes":{"enforce_tcb_upto_date":"true"}}}"#);
+    malformed(r#"{"attestation_type":"TDX","tdx":{"attributes":{"allow":["debug"]}}}"#);
     malformed(r#"{"attestation_type":"TDX","tdx":{"policy_ids":["1"]}}"#);
     malformed("");
     malformed("[]");
@@ -75,6 +76,8 @@ fn lint_says_what_is_weaker_than_it_looks() {
     assert_eq!(lint(json!({ "mrtd": mr_td, "rtmr1": rtmr, "enforce_tcb_upto_date": true })), []);
     let simulated = json!({ "mrtd": mr_td, "rtmr1": rtmr, "enforce_tcb_upto_date": true, "trust_anchor": SIMULATOR, "seamsvn": 3 });
     assert_eq!(lint(simulated), [Finding::SimulatorAccepted, Finding::SeamSvnPinned]);
+    let weak = json!({ "mrtd": mr_td, "rtmr1": rtmr, "enforce_tcb_upto_date": true, "allow": ["migratable"] });
+    assert_eq!(lint(weak), [Finding::WeakTdAllowed]);
     let ids = r#"{"attestation_type":"TDX","sgx":{},"tdx":{"policy_ids":["5f1c7a52-3c0e-4f0b-9f43-5d1d2a6f7b10"]}}"#;
     assert_eq!(Policy::parse(ids).unwrap().lint(), [Finding::TcbNotEnforced, Finding::SgxIgnored]);
     assert!(Finding::OnlyMrTdPinned.to_string().contains("kernel"));

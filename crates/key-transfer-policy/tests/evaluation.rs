@@ -39,7 +39,7 @@ fn a_td_that_meets_every_condition_is_permitted_this_key() {
     let permitted = evaluate(&policy(&full()), token(&claims()), key).unwrap();
     assert_eq!(permitted.key_id(), key);
     assert!(permitted.comparisons().iter().all(|comparison| comparison.matched));
-    assert_eq!(permitted.comparisons().len(), 12);
+    assert_eq!(permitted.comparisons().len(), 14);
     assert_eq!(permitted.token().held_data(), Some(&[1; 388][..]));
 }
 
@@ -91,6 +91,29 @@ fn a_debuggable_td_is_refused_by_the_empty_policy_too() {
     let denial = decide(&policy(&json!({})), &claims).unwrap_err();
     let wanted = Comparison { claim: "dbgstat", wanted: "disabled".to_owned(), got: "enabled".to_owned(), matched: false };
     assert_eq!(failed(&denial), [wanted]);
+}
+
+#[test]
+fn a_td_that_its_host_can_move_or_interrupt_needs_the_policys_consent() {
+    let with = |attributes: [u8; 8]| {
+        let mut claims = claims();
+        claims.measurements.td_attributes = attributes;
+        claims
+    };
+    let (migratable, no_sept_ve_disable) = (with([0, 0, 0, 0x30, 0, 0, 0, 0]), with([0; 8]));
+    for (claims, claim, wanted, allow) in [
+        (&migratable, "tdx_td_attributes_migratable", "false", "migratable"),
+        (&no_sept_ve_disable, "tdx_td_attributes_septve_disable", "true", "no-sept-ve-disable"),
+    ] {
+        let denial = decide(&policy(&json!({})), claims).unwrap_err();
+        let got = if wanted == "true" { "false" } else { "true" };
+        let wanted = Comparison { claim, wanted: wanted.to_owned(), got: got.to_owned(), matched: false };
+        assert_eq!(failed(&denial), [wanted]);
+        assert!(decide(&policy(&json!({ "allow": [allow] })), claims).is_ok(), "{allow}");
+    }
+    assert!(decide(&policy(&json!({ "allow": ["migratable"] })), &no_sept_ve_disable).is_err(), "one is not the other");
+    assert!(decide(&policy(&json!({ "allow": ["no-sept-ve-disable"] })), &migratable).is_err());
+    assert!(decide(&policy(&json!({ "allow": ["migratable", "no-sept-ve-disable"] })), &claims()).is_ok(), "allowed, not demanded");
 }
 
 #[test]
