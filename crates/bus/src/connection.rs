@@ -17,6 +17,9 @@ use crate::{Credentials, CredentialsError, permissions};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a publish waits for its acknowledgement, and a request to JetStream for its answer, before it is repeated.
 pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Messages of one subscription that wait to be looked at. What comes above that is dropped, and read back by those who
+/// wait for it; the client's own 65,536 of the largest messages would be 6 GB, at the pleasure of whoever runs the bus.
+const SUBSCRIPTION_CAPACITY: usize = 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Reconnects are spread up to this long, so that a fleet does not come back in step.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(4);
@@ -174,6 +177,7 @@ fn options(config: &BusConfig, service: &str, identity: &str, observer: Observer
         .custom_inbox_prefix(permissions::inbox_prefix(identity))
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
         .reconnect_delay_callback(reconnect_delay)
         .event_callback(move |event| {
             let observer = observer.clone();

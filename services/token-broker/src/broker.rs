@@ -125,7 +125,10 @@ impl Broker {
         }
         self.nonces.check_age(&nonce, clock::now()).inspect_err(|_| count_nonce("expired"))?;
         let appraiser = Arc::clone(&self.appraiser);
-        let verdict = self.pool.run(move || appraiser.attest(&evidence, clock::now())).await?;
+        let queued = evidence.td_id.is_some();
+        let work = move || appraiser.attest(&evidence, clock::now());
+        // What comes from the queue waits for its turn, so that callers over HTTPS cannot starve the TDs on the bus.
+        let verdict = if queued { self.pool.run_in_turn(work).await? } else { self.pool.run(work).await? };
         self.record(issued_record(subject, &verdict)).await?;
         let answer = TokenIssued {
             attestation_id: subject.attestation_id.clone(),

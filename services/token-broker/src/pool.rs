@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keyferry_contract::Reason;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
 
 use crate::refusal::Refusal;
@@ -20,17 +20,36 @@ impl Pool {
         Self { permits: Arc::new(Semaphore::new(size)) }
     }
 
-    /// Runs `work` on a blocking thread, inside the current span.
+    /// Runs `work` on a blocking thread, inside the current span, if there is room.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
-        let permit = permit.map_err(|_| Refusal::new(Reason::Overloaded, "every appraisal worker is busy"))?;
-        let span = Span::current();
-        let done = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            span.in_scope(work)
-        });
-        done.await.unwrap_or_else(|_| Err(Refusal::new(Reason::Internal, "an appraisal panicked")))
+        run_with(permit.map_err(|_| busy())?, work).await
     }
+
+    /// As [`Self::run`], but waits for room, before all who do not. For callers whose own number is bounded.
+    pub(crate) async fn run_in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        run_with(permit.map_err(|_| busy())?, work).await
+    }
+}
+
+fn busy() -> Refusal {
+    Refusal::new(Reason::Overloaded, "every appraisal worker is busy")
+}
+
+async fn run_with<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let span = Span::current();
+    let done = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        span.in_scope(work)
+    });
+    done.await.unwrap_or_else(|_| Err(Refusal::new(Reason::Internal, "an appraisal panicked")))
 }
 
 #[cfg(test)]
@@ -52,6 +71,21 @@ mod tests {
         release.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(()));
         assert_eq!(pool.run(|| Ok(1)).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_served_before_who_does_not() {
+        let pool = Pool::new(1);
+        let (release, wait) = std::sync::mpsc::sync_channel::<()>(0);
+        let block = move || wait.recv().map_err(|_| Refusal::new(Reason::Internal, "never"));
+        let mut first = Box::pin(pool.run(block));
+        assert!(futures::poll!(&mut first).is_pending());
+        let mut queued = Box::pin(pool.run_in_turn(|| Ok(2)));
+        assert!(futures::poll!(&mut queued).is_pending());
+        release.send(()).unwrap();
+        assert_eq!(first.await, Ok(()));
+        assert_eq!(pool.run(|| Ok(3)).await.unwrap_err().reason, Reason::Overloaded, "the place is promised");
+        assert_eq!(queued.await, Ok(2));
     }
 
     #[tokio::test]
