@@ -1,12 +1,14 @@
 //! A quote that was verified, and everything that was learnt about its platform.
 
+use std::fmt;
+
 use keyferry_tdx_quote::{Quote, TdReportBody};
 
 use crate::TcbStatus;
 
 /// A quote whose signature chain ends in the pinned root and whose platform's TCB is known. Made by
 /// [`crate::Verifier::verify`] only. It says nothing yet about *which* TD this is: that is appraisal's question.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct VerifiedQuote {
     pub(crate) quote: Quote,
     pub(crate) tcb_status: TcbStatus,
@@ -20,7 +22,7 @@ pub struct VerifiedQuote {
 }
 
 /// What the PCK certificate says about the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PckIdentity {
     /// Names the physical machine for its whole life: publish a keyed hash of it, never the value.
     pub ppid: Vec<u8>,
@@ -34,6 +36,18 @@ pub struct PckIdentity {
     pub cpu_svn: [u8; 16],
     /// The platform instance, which a factory reset changes.
     pub platform_instance_id: Option<[u8; 16]>,
+}
+
+impl fmt::Debug for PckIdentity {
+    /// Without what names the machine.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PckIdentity")
+            .field("fmspc", &hex::encode(self.fmspc))
+            .field("pce_id", &hex::encode(&self.pce_id))
+            .field("pce_svn", &self.pce_svn)
+            .field("cpu_svn", &hex::encode(self.cpu_svn))
+            .finish_non_exhaustive()
+    }
 }
 
 /// SHA-256 of quote and collateral, for the token's `tdx_collateral`.
@@ -53,6 +67,19 @@ pub struct CollateralDigests {
     pub qe_identity_certificates: [u8; 32],
     /// The root CRL (DER).
     pub qe_identity_crl: [u8; 32],
+}
+
+impl fmt::Debug for VerifiedQuote {
+    /// Without the quote: its certificate names the machine.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedQuote")
+            .field("digest", &hex::encode(self.quote.digest()))
+            .field("tcb_status", &self.tcb_status)
+            .field("advisory_ids", &self.advisory_ids)
+            .field("trust_anchor", &self.trust_anchor)
+            .field("pck", &self.pck)
+            .finish_non_exhaustive()
+    }
 }
 
 impl VerifiedQuote {

@@ -172,6 +172,19 @@ fn one_changed_byte_in_any_part_of_the_collateral_is_refused() {
     }
 }
 
+#[test]
+fn what_is_printed_does_not_name_the_machine() {
+    for sample in [V4, V5] {
+        let verified = verify(sample.quote, sample.collateral, at(sample.from)).unwrap();
+        let printed = format!("{verified:?}");
+        assert!(printed.contains("UpToDate") && printed.contains(&hex::encode(verified.fmspc())), "{printed}");
+        let ppid = &verified.pck().ppid;
+        assert!(!printed.contains(&hex::encode(ppid)) && !printed.contains(&format!("{ppid:?}")), "{printed}");
+        let certificate = format!("{:?}", verified.quote().certification().leaf());
+        assert!(!printed.contains(&certificate[1..100]), "{printed}");
+    }
+}
+
 /// A genuine list that is somebody else's lists none of our certificates.
 #[test]
 fn a_revocation_list_of_another_issuer_is_refused() {

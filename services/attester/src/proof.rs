@@ -15,10 +15,16 @@ pub(crate) struct Expected {
 }
 
 /// A token of the pinned verifier for exactly our evidence. Made by [`Expected::prove`] only.
-#[derive(Debug)]
 pub(crate) struct OwnToken {
     pub(crate) jwt: String,
     pub(crate) token: AuthenticToken,
+}
+
+/// Whoever has the text has the token.
+impl std::fmt::Debug for OwnToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OwnToken({}, redacted)", self.token.token_id())
+    }
 }
 
 /// Why a token is not ours.

@@ -21,7 +21,6 @@ use sha2::{Digest, Sha256};
 use crate::{collateral::CollateralStore, nonce::Nonce, refusal::Refusal};
 
 /// Evidence that was decoded and bounded, and whose quote parses.
-#[derive(Debug)]
 pub(crate) struct Evidence {
     /// The quote.
     pub(crate) quote: Quote,
@@ -37,6 +36,13 @@ pub(crate) struct Evidence {
     pub(crate) attestation_id: Option<AttestationId>,
     /// In which shape the token is wanted.
     pub(crate) shape: Shape,
+}
+
+/// User data is the TD's own affair, and a nonce its right to a token.
+impl std::fmt::Debug for Evidence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Evidence({:?}, {:?}, contents redacted)", self.td_id, self.attestation_id)
+    }
 }
 
 impl Evidence {
