@@ -68,6 +68,11 @@ async fn forged_and_foreign_tokens_are_ignored_and_the_wait_goes_on() {
         ),
         ("for another nonce", verifier.token(&event, Shape::V1Flat, |claims| claims.nonce.as_mut().unwrap().signature = vec![8; 384])),
         ("that is none", TokenIssued { token: "a.b.c".to_owned(), ..verifier.token(&event, nested, |_| {}) }),
+        ("that is cut off", {
+            let whole = verifier.token(&event, nested, |_| {});
+            TokenIssued { token: whole.token[..whole.token.len() / 2].to_owned(), ..whole }
+        }),
+        ("that is oversized", TokenIssued { token: "a".repeat(80 * 1024), ..verifier.token(&event, nested, |_| {}) }),
         ("that is empty", TokenIssued { token: String::new(), ..verifier.token(&event, nested, |_| {}) }),
     ];
     for (_, forged) in &forgeries {

@@ -83,9 +83,7 @@ async fn the_same_evidence_again_gets_the_identical_token_and_other_evidence_a_r
     let mut altered = event.clone();
     if let Some(evidence) = &mut altered.evidence {
         let signature = Quote::parse(&evidence.quote).unwrap().signed_bytes().len() + 4;
-        let mut quote = evidence.quote.to_vec();
-        quote[signature] ^= 1;
-        evidence.quote = quote.into();
+        evidence.quote[signature] ^= 1;
     }
     assert_eq!(world.rejection(&altered).await, Reason::NonceReplayed);
     let records = world.audit(4).await;
@@ -214,6 +212,45 @@ async fn one_changed_byte_in_any_signed_part_is_rejected() {
         assert_eq!(reason, wanted, "certificate {certificate}");
     }
     assert!(matches!(world.attest(&world.event(sound)).await, Answer::Token(_)));
+}
+
+type Change = fn(&mut EvidenceCollected, &mut VerifierNonce);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn truncated_and_oversized_members_are_rejected_and_a_truncated_message_is_no_evidence() {
+    let mut world = World::start().await;
+    let nonce = world.nonce().await;
+    let sound = world.event(world.evidence(&nonce));
+    let changes: [(Change, Reason); 9] = [
+        (|event, _| event.policy_ids = vec![AttestationId::random().to_string(); 11], Reason::RequestTooLarge),
+        (|event, _| event.policy_ids = vec!["5f1c7a52".to_owned()], Reason::RequestMalformed),
+        (|event, _| event.evidence = None, Reason::RequestMalformed),
+        (|_, nonce| nonce.val.truncate(87), Reason::NonceSignatureInvalid),
+        (|_, nonce| nonce.val.resize(10_000, b'v'), Reason::NonceSignatureInvalid),
+        (|_, nonce| nonce.iat.truncate(28), Reason::NonceSignatureInvalid),
+        (|_, nonce| nonce.iat.resize(10_000, b'U'), Reason::NonceSignatureInvalid),
+        (|_, nonce| nonce.signature.truncate(47), Reason::NonceSignatureInvalid),
+        (|_, nonce| nonce.signature.resize(10_000, 0), Reason::NonceSignatureInvalid),
+    ];
+    let count = changes.len();
+    for (number, (change, reason)) in changes.into_iter().enumerate() {
+        let (mut event, mut nonce) =
+            (EvidenceCollected { attestation_id: AttestationId::random().to_string(), ..sound.clone() }, nonce.clone());
+        change(&mut event, &mut nonce);
+        if let Some(evidence) = &mut event.evidence {
+            evidence.nonce = Some(nonce);
+        }
+        assert_eq!(world.rejection(&event).await, reason, "change {number}");
+    }
+    // Whatever a cut message decodes to, it is not evidence that gets a token.
+    let whole = sound.encode_to_vec();
+    for percent in [1, 20, 50, 80, 99] {
+        world.publish_raw(whole[..whole.len() * percent / 100].to_vec(), &format!("cut at {percent}")).await;
+    }
+    world.until_evidence_is_gone().await;
+    let records = world.audit(count as u64 + 5).await;
+    assert_eq!(decided(&records, AuditDecision::AttestationRejected).len(), records.len(), "{records:?}");
+    assert!(matches!(world.attest(&sound).await, Answer::Token(_)), "and the nonce was not used up");
 }
 
 #[tokio::test(flavor = "multi_thread")]
