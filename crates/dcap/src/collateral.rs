@@ -5,6 +5,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::denial::CollateralPart;
+use crate::x509::RevocationList;
 
 /// The largest collateral document that is read; real ones have about 30 kB.
 const JSON_BYTES_MAX: usize = 1024 * 1024;
@@ -117,9 +118,12 @@ impl Collateral {
     pub const fn evaluation_number(&self) -> u32 {
         self.tcb_info.tcb_evaluation_data_number
     }
-    /// The last second at which TCB info and QE identity are both valid; CRLs may end earlier.
+    /// The last second at which TCB info, QE identity and both revocation lists are valid: after it every quote is refused.
+    /// Claimed, not authenticated: good for a warning. 0 if a list cannot be read.
     pub fn next_update(&self) -> u64 {
-        self.tcb_info_window.until.min(self.qe_identity_window.until)
+        let list_end = |der| RevocationList::parse(der).map_or(0, |list| list.validity().1.saturating_sub(1));
+        let lists = list_end(&self.engine.pck_crl).min(list_end(&self.engine.root_ca_crl));
+        self.tcb_info_window.until.min(self.qe_identity_window.until).min(lists)
     }
 
     pub(crate) const fn for_engine(&self) -> &QuoteCollateralV3 {

@@ -278,6 +278,28 @@ fn every_part_of_the_collateral_has_its_window() {
     }
 }
 
+/// What an operator is warned by is what ends the service: the second after, every quote is refused.
+#[test]
+fn whatever_ends_first_ends_the_collateral() {
+    let world = World::new();
+    let quote = Quote::parse(&world.td.quote(&[7; 64]).unwrap()).unwrap();
+    let parts: [Part; 4] = [
+        |options| &mut options.tcb_info,
+        |options| &mut options.qe_identity,
+        |options| &mut options.pck_crl,
+        |options| &mut options.root_crl,
+    ];
+    for part in parts {
+        let mut options = world.options();
+        *part(&mut options) = Window { until: 1000, ..Window::CURRENT };
+        let collateral = world.collateral(&options);
+        let end = collateral.next_update();
+        assert!((NOW..=NOW + 1000).contains(&end), "{end}");
+        assert!(world.verifier().verify(&quote, &collateral, end).is_ok());
+        assert_eq!(world.verifier().verify(&quote, &collateral, end + 1).unwrap_err().label(), "collateral_expired");
+    }
+}
+
 #[test]
 fn collateral_of_another_platform_or_evaluation_is_refused() {
     let world = World::new();
