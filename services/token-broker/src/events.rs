@@ -51,7 +51,10 @@ impl Handler<EvidenceCollected> for EvidenceHandler {
         let span = Span::current();
         span.attribute(names::TD_ID, identity.as_str());
         span.attribute(names::ATTESTATION_ID, attestation_id.to_string().as_str());
-        if let Err(refusal) = self.budget.check(&identity, clock::now()) {
+        // What comes again was begun before, and may only lack the publishing of its answer.
+        if delivery == 1
+            && let Err(refusal) = self.budget.check(&identity, clock::now())
+        {
             return self.turned_away(&identity, attestation_id, &refusal).await;
         }
         let answer = match evidence(event, &identity, attestation_id) {
