@@ -18,6 +18,8 @@ use crate::{
     surface,
 };
 
+/// How often the connection to the bus is looked at.
+const BUS_LOOK: Duration = Duration::from_millis(500);
 /// How often the KMS is asked whether it is there; this also keeps a connection warm.
 const KMS_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// The same while it is not.
@@ -35,10 +37,11 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let bus = Bus::connect(&config.bus, "key-release").await.during("connecting to the bus")?;
 
     let store_key = Arc::new(store_key);
-    let release = Release::new(Parts { bus, store_key, issuers: Arc::clone(&issuers), kms, verifier });
+    let release = Release::new(Parts { bus: bus.clone(), store_key, issuers: Arc::clone(&issuers), kms, verifier });
     let router = surface::router(&release, &administrators, config.trace_context.into()).await.during("building the gRPC services")?;
     let listener = scope.bind("grpc", config.listen).await?;
 
+    watch_bus(&scope, bus);
     watch_issuers(&scope, issuers);
     watch_kms(&scope, release.clone());
     let stop = scope.cancellation();
@@ -66,6 +69,21 @@ async fn administrators(config: &AdminConfig) -> Result<Administrators, StartErr
     }
     let hashed = tokio::task::spawn_blocking(move || Administrators::new(credential)).await;
     hashed.during("hashing the administrator's password")?.during("hashing the administrator's password")
+}
+
+/// Without the bus there is no record to decide by and no audit to write: whoever balances load should ask another replica.
+fn watch_bus(scope: &Scope, bus: Bus) {
+    let check = scope.readiness_check("bus");
+    let stop = scope.cancellation();
+    scope.spawn("bus", async move {
+        loop {
+            set(&check, (!bus.is_connected()).then_some("not connected"));
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(BUS_LOOK) => {}
+            }
+        }
+    });
 }
 
 fn watch_issuers(scope: &Scope, issuers: Arc<Issuers>) {

@@ -90,13 +90,17 @@ async fn ready(service: &Service) -> String {
 }
 
 /// Readiness is a level, not an edge: asked until it is there.
-async fn until_ready(service: &Service) {
+async fn until(service: &Service, state: impl Fn(&str) -> bool) {
     let waiting = async {
-        while !ready(service).await.starts_with("HTTP/1.1 200") {
+        while !state(&ready(service).await) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+}
+
+async fn until_ready(service: &Service) {
+    until(service, |answer| answer.starts_with("HTTP/1.1 200")).await;
 }
 
 fn channel(service: &Service, authority: &CertificateAuthority) -> Channel {
@@ -114,7 +118,7 @@ async fn it_starts_before_the_verifier_and_keeps_its_keys_over_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let authority = CertificateAuthority::generate("test root", clock::now(), 30).unwrap();
     let verifier = Verifier::start(&authority);
-    let nats = NatsServer::start().await.unwrap();
+    let mut nats = NatsServer::start().await.unwrap();
     let spec = ServiceSpec {
         name: "key-release",
         instance: "key-release".to_owned(),
@@ -147,6 +151,11 @@ async fn it_starts_before_the_verifier_and_keeps_its_keys_over_a_restart() {
     let released = transfer(&channel(&service, &authority), &key_id, verifier.token(|_| {})).await.unwrap();
     let after = TD.unwrap_key(&WrappedKey::from_parts(released.wrapped_key, released.wrapped_swk)).unwrap();
     assert_eq!(before.expose(), after.expose());
+
+    nats.stop().await;
+    until(&service, |answer| answer.starts_with("HTTP/1.1 503") && answer.contains("bus")).await;
+    nats.restart().await.unwrap();
+    until_ready(&service).await;
     service.kill().await;
     assert!(!service.log().contains(harness::PASSWORD));
 }
