@@ -18,16 +18,20 @@ use crate::{Denial, administrators::Admin, budget::Budget, case::Case};
 
 /// Refusals of callers nobody vouches for, recorded per second; more are counted as a metric and not recorded.
 const ANONYMOUS_PER_SECOND: u32 = 20;
+/// Failed attempts of would-be administrators, recorded per second.
+const INTRUDERS_PER_SECOND: u32 = 5;
 /// A record waits for those before it, each of which may take five seconds on a stream that is gone: without a bound the
 /// last of many would wait for all of them, and its request with it.
 const STORED_WITHIN: Duration = Duration::from_secs(8);
 /// Characters of `wanted` and `got` kept; a measurement has 96.
 const CLAIM_CHARACTERS_MAX: usize = 1024;
 
-/// The audit log and the bound on anonymous refusals.
+/// The audit log, and the bounds on what anybody can cause.
 pub(crate) struct Audit {
     log: AuditLog,
     anonymous: Budget,
+    /// Its own: a flood of bad tokens must not hide somebody who tries passwords.
+    intruders: Budget,
 }
 
 /// Proof that the record of an allowed decision is stored.
@@ -35,7 +39,7 @@ pub(crate) struct Acknowledged(());
 
 impl Audit {
     pub(crate) fn new(bus: &Bus) -> Self {
-        Self { log: AuditLog::new(bus.clone()), anonymous: Budget::new(ANONYMOUS_PER_SECOND) }
+        Self { log: AuditLog::new(bus.clone()), anonymous: Budget::new(ANONYMOUS_PER_SECOND), intruders: Budget::new(INTRUDERS_PER_SECOND) }
     }
 
     /// A key is about to leave for a TD.
@@ -66,7 +70,7 @@ impl Audit {
 
     /// Somebody without a valid credential called an administrator's method.
     pub(crate) async fn intruded(&self) {
-        if !self.anonymous.take() {
+        if !self.intruders.take() {
             return;
         }
         let record = AuditRecord {

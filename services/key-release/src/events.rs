@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 
 use crate::{Denial, administrators::Admin, audit, case::Case, records::PolicyRecord};
 
-/// Events on their way at the same time. On a bus that is gone each waits some seconds; more are dropped and counted.
+/// Events on their way at the same time. On a bus that is gone each waits some seconds; more are dropped, with a warning.
 const UNDER_WAY_MAX: usize = 256;
 /// The identity of an event about a TD that nobody named.
 const UNKNOWN: &str = "unknown";

@@ -222,9 +222,11 @@ impl Inner {
                 (token, key, rule)
             }
             Credential::Evidence(evidence) => {
-                let (key, rule) = self.governing(case).await?;
-                let token = self.attest(*evidence, &rule).await?;
+                let (_, asked) = self.governing(case).await?;
+                let token = self.attest(*evidence, &asked).await?;
                 case.identified(&token);
+                // The verifier takes seconds: what governs the key now decides, not what did when it was asked.
+                let (key, rule) = self.governing(case).await?;
                 (token, key, rule)
             }
         };

@@ -5,14 +5,20 @@
 mod harness;
 
 use axum::http::StatusCode;
-use harness::{Stack, TD, refusal, refused, verifier::claims};
+use harness::{
+    Stack, TD, refusal, refused,
+    verifier::{ANCHOR, claims},
+};
 use keyferry_attestation_token::TdxClaims;
+use keyferry_bus::{Bucket, Role};
 use keyferry_contract::{
     Reason,
     attestation::v1::{Evidence, VerifierNonce},
     release::v1::{GetNonceRequest, TransferKeyRequest, TransferKeyResponse, transfer_key_request::Credential},
 };
 use keyferry_key_wrap::WrappedKey;
+use keyferry_sealed_store::SealedStore;
+use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 fn evidence(nonce: Option<VerifierNonce>) -> Evidence {
@@ -50,6 +56,30 @@ async fn a_token_for_other_evidence_or_no_token_releases_nothing() {
 
     *stack.verifier.answer.lock().unwrap() = Err((StatusCode::UNAUTHORIZED, ""));
     assert_eq!(refusal(transfer(&stack, &key_id, evidence(nonce)).await), refused(Code::Unavailable, "verifier_unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_changes_while_the_verifier_works_is_the_one_that_decides() {
+    let stack = Stack::start().await;
+    let policy_id = stack.policy(json!({ "trust_anchor": ANCHOR })).await;
+    let key_id = stack.key(&policy_id).await;
+    let nonce = stack.broker().get_nonce(GetNonceRequest {}).await.unwrap().into_inner().nonce;
+    let gate = stack.verifier.gate.lock().await;
+    let tightened = async {
+        stack.verifier.appraising.notified().await;
+        let bus = stack.nats.connect(Role::KeyRelease).await.unwrap();
+        let policies = SealedStore::open(&bus, Bucket::Policies, stack.store_key.clone());
+        let stored = policies.read(&policy_id).await.unwrap().unwrap();
+        let mut record: Value = serde_json::from_slice(&stored.value).unwrap();
+        let attributes = json!({ "trust_anchor": ANCHOR, "mrtd": ["99".repeat(48)] });
+        record["document"] = json!({ "attestation_type": "TDX", "tdx": { "attributes": attributes } }).to_string().into();
+        record["version"] = json!(2);
+        policies.update(&policy_id, &serde_json::to_vec(&record).unwrap(), stored.revision).await.unwrap();
+        drop(gate);
+    };
+    let (result, ()) = tokio::join!(transfer(&stack, &key_id, evidence(nonce)), tightened);
+    assert_eq!(refusal(result), refused(Code::PermissionDenied, "policy_mismatch"));
+    assert_eq!(stack.audit().await.pop().unwrap().policy_version, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

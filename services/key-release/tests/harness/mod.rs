@@ -60,6 +60,7 @@ pub(crate) struct Stack {
     pub(crate) channel: Channel,
     pub(crate) authority: CertificateAuthority,
     pub(crate) release: Release,
+    pub(crate) store_key: Arc<StoreKey>,
     pub(crate) directory: TempDir,
 }
 
@@ -93,9 +94,10 @@ impl Stack {
         let kms = Arc::new(BrokenKms::new(DevKms::open(&config).await.unwrap()));
         let roots = RootsConfig::Ders(vec![authority.certificate_der().to_vec()]);
         let settings = Settings::new(&verifier.url, roots.clone(), "api key".into());
+        let store_key = Arc::new(StoreKey::generate().unwrap());
         let release = Release::new(Parts {
             bus,
-            store_key: Arc::new(StoreKey::generate().unwrap()),
+            store_key: store_key.clone(),
             issuers: Arc::new(Issuers::open(&[issuer_config(directory.path(), &authority, &verifier)]).unwrap()),
             kms: other.unwrap_or_else(|| kms.clone()),
             verifier: Some(TrustAuthority::new(&settings).unwrap()),
@@ -109,7 +111,7 @@ impl Stack {
         let url = format!("https://{}", listener.local_addr().unwrap());
         tokio::spawn(surface::serve(listener, tls, router, std::future::pending()));
         let channel = grpc_channel(&url, &client_config(&roots, false).unwrap()).unwrap();
-        Self { nats, verifier, kms, channel, authority, release, directory }
+        Self { nats, verifier, kms, channel, authority, release, store_key, directory }
     }
 
     pub(crate) fn broker(&self) -> KeyBrokerClient<Channel> {

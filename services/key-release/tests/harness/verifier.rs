@@ -43,6 +43,10 @@ pub(crate) struct Verifier {
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) jwks: String,
     pub(crate) answer: Answer,
+    /// While held, no evidence is appraised.
+    pub(crate) gate: Arc<tokio::sync::Mutex<()>>,
+    /// Evidence is there.
+    pub(crate) appraising: Arc<tokio::sync::Notify>,
     pkcs8: Vec<u8>,
     published: Arc<AtomicBool>,
     silent: Arc<AtomicBool>,
@@ -58,6 +62,8 @@ struct Shared {
     published: Arc<AtomicBool>,
     silent: Arc<AtomicBool>,
     answer: Answer,
+    gate: Arc<tokio::sync::Mutex<()>>,
+    appraising: Arc<tokio::sync::Notify>,
 }
 
 impl Verifier {
@@ -76,7 +82,10 @@ impl Verifier {
             published: published.clone(),
             silent: silent.clone(),
             answer: answer.clone(),
+            gate: Arc::default(),
+            appraising: Arc::default(),
         };
+        let (gate, appraising) = (shared.gate.clone(), shared.appraising.clone());
         let router = Router::new()
             .route("/certs", get(certs))
             .route("/appraisal/v2/nonce", get(nonce))
@@ -88,7 +97,7 @@ impl Verifier {
         listener.set_nonblocking(true).unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         tokio::spawn(axum_server::from_tcp_rustls(listener, tls).unwrap().serve(router.into_make_service()));
-        Self { url, root_pem, issuer, jwks, answer, pkcs8, published, silent }
+        Self { url, root_pem, issuer, jwks, answer, gate, appraising, pkcs8, published, silent }
     }
 
     /// Serves the key set from now on.
@@ -137,6 +146,8 @@ async fn nonce() -> Json<Value> {
 
 async fn attest(State(shared): State<Shared>, Json(body): Json<Value>) -> Response {
     let user_data = BASE64_STANDARD.decode(body["tdx"]["runtime_data"].as_str().unwrap_or_default()).unwrap();
+    shared.appraising.notify_one();
+    drop(shared.gate.lock().await);
     let answer = *shared.answer.lock().unwrap();
     match answer {
         Ok(claims) => {
