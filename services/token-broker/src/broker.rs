@@ -1,7 +1,7 @@
 //! One attestation, from evidence to an answer that is recorded and remembered.
 //!
-//! The order is: recognise the nonce, look whether it was redeemed, check its age, appraise and sign, write the audit
-//! record, redeem the nonce with the answer, and only then hand the answer out. A crash before the redemption leaves an
+//! The order is: recognise the nonce, look whether it was redeemed, check its age, appraise and sign, keep the evaluation
+//! number, write the audit record, redeem the nonce with the answer, and only then hand the answer out. A crash before the redemption leaves an
 //! audit record of a token nobody got; a crash after it is repaired by the redelivery, which finds the same token. No
 //! record, no token: an audit stream that does not answer is an outage.
 
@@ -21,6 +21,7 @@ use tracing::{Instrument, Span};
 
 use crate::{
     appraiser::{Appraiser, Evidence, Verdict},
+    evaluations::Evaluations,
     fleet::Fleet,
     nonce::{Nonce, NonceAuthority},
     pool::Pool,
@@ -37,6 +38,7 @@ pub(crate) struct Broker {
     audit: AuditLog,
     fleet: Fleet,
     pool: Pool,
+    evaluations: Evaluations,
     jwks: String,
 }
 
@@ -49,9 +51,10 @@ impl Broker {
         audit: AuditLog,
         fleet: Fleet,
         pool: Pool,
+        evaluations: Evaluations,
     ) -> Self {
         let jwks = jwks([appraiser.issuer().key()]);
-        Self { appraiser: Arc::new(appraiser), nonces, redemptions, audit, fleet, pool, jwks }
+        Self { appraiser: Arc::new(appraiser), nonces, redemptions, audit, fleet, pool, evaluations, jwks }
     }
 
     /// A fresh nonce, and when it ends (Unix seconds).
@@ -67,11 +70,6 @@ impl Broker {
     /// The algorithm tokens are signed with, by its JWS name.
     pub(crate) fn algorithm(&self) -> &'static str {
         self.appraiser.issuer().key().algorithm().name()
-    }
-
-    /// The evaluation numbers seen so far, by platform family.
-    pub(crate) fn evaluations_seen(&self) -> Vec<([u8; 6], u32)> {
-        self.appraiser.evaluations_seen()
     }
 
     /// Answers evidence. A denial is in the audit stream when this returns; an outage decided nothing.
@@ -128,7 +126,9 @@ impl Broker {
         let queued = evidence.td_id.is_some();
         let work = move || appraiser.attest(&evidence, clock::now());
         // What comes from the queue waits for its turn, so that callers over HTTPS cannot starve the TDs on the bus.
-        let verdict = if queued { self.pool.run_in_turn(work).await? } else { self.pool.run(work).await? };
+        let verdict = if queued { self.pool.run_in_turn(work).await } else { self.pool.run(work).await };
+        self.evaluations.keep(self.appraiser.evaluations_seen()).await?;
+        let verdict = verdict?;
         self.record(issued_record(subject, &verdict)).await?;
         let answer = TokenIssued {
             attestation_id: subject.attestation_id.clone(),

@@ -5,20 +5,63 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use keyferry_contract::Reason;
 use keyferry_dcap::EvaluationMemory;
 
-use crate::directory;
+use crate::{directory, refusal::Refusal};
 
 /// One line per platform family: FMSPC in hex, a blank, the number.
 const FILE: &str = "evaluation-numbers";
+
+/// Numbers by platform family.
+type Numbers = Vec<([u8; 6], u32)>;
+
+/// What was seen is on the disk before anything that rests on it leaves the service.
+#[derive(Debug)]
+pub(crate) struct Evaluations {
+    written: Mutex<Numbers>,
+    file: Arc<Mutex<EvaluationFile>>,
+}
+
+impl Evaluations {
+    /// With what the file holds.
+    pub(crate) fn new(file: EvaluationFile) -> Self {
+        Self { written: Mutex::new(file.written.clone()), file: Arc::new(Mutex::new(file)) }
+    }
+
+    /// Writes `seen` down if it is news. A number that cannot be kept must not be used: a crash would forget it.
+    pub(crate) async fn keep(&self, seen: Numbers) -> Result<(), Refusal> {
+        if *lock(&self.written) == seen {
+            return Ok(());
+        }
+        let (file, numbers) = (Arc::clone(&self.file), seen.clone());
+        let kept = tokio::task::spawn_blocking(move || lock(&file).keep(numbers)).await;
+        match kept {
+            Ok(Ok(())) => {
+                *lock(&self.written) = seen;
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the evaluation numbers could not be written down: check token.key_directory");
+                Err(Refusal::new(Reason::StoreUnavailable, "the evaluation numbers could not be written down"))
+            }
+            Err(_) => Err(Refusal::new(Reason::Internal, "writing the evaluation numbers panicked")),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The file, and what it holds.
 #[derive(Debug)]
 pub(crate) struct EvaluationFile {
     path: PathBuf,
-    written: Vec<([u8; 6], u32)>,
+    written: Numbers,
 }
 
 impl EvaluationFile {
@@ -41,7 +84,7 @@ impl EvaluationFile {
     }
 
     /// Writes what was seen since, if anything was. Replicas share the file: a higher number of theirs is kept.
-    pub(crate) fn keep(&mut self, seen: Vec<([u8; 6], u32)>) -> io::Result<()> {
+    fn keep(&mut self, seen: Numbers) -> io::Result<()> {
         if seen == self.written {
             return Ok(());
         }

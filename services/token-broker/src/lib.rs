@@ -43,7 +43,7 @@ use crate::{
     broker::Broker,
     budget::RefusalBudget,
     collateral::CollateralStore,
-    evaluations::EvaluationFile,
+    evaluations::{EvaluationFile, Evaluations},
     events::{DURABLE, EvidenceHandler, serve_requests},
     fleet::Fleet,
     keys::Keys,
@@ -56,8 +56,6 @@ use crate::{
 const REDEMPTION_GRACE: Duration = Duration::from_mins(10);
 /// How often the connection to the bus is looked at for readiness.
 const BUS_LOOK: Duration = Duration::from_secs(1);
-/// How often the evaluation numbers seen are written down.
-const EVALUATIONS_LOOK: Duration = Duration::from_secs(1);
 /// How long open HTTPS connections may finish after the signal to stop.
 const HTTPS_DRAIN: Duration = Duration::from_secs(10);
 /// A caller that connects and says nothing, or never ends its headers, is let go after this long.
@@ -75,8 +73,7 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let bus = Bus::connect(&config.bus, "token-broker").await.during("connecting to the bus")?;
 
     let verifier = Verifier::new(anchor).with_allowances(policies.base().allowances()).with_memory(evaluations.memory());
-    let broker = Arc::new(broker(&config, &bus, keys, verifier, policies, Arc::clone(&collateral)));
-    keep_evaluations(&scope, &broker, evaluations);
+    let broker = Arc::new(broker(&config, &bus, keys, verifier, policies, evaluations, Arc::clone(&collateral)));
     let reload = Duration::from_secs(config.evidence.collateral_reload_seconds);
     scope.spawn("collateral", collateral.follow(reload, cancelled(&scope)));
     watch_bus(&scope, &bus);
@@ -117,7 +114,15 @@ fn policies(config: &EvidenceConfig) -> Result<Policies, StartError> {
     Policies::open(config.policy_file.as_deref(), named).during("reading the appraisal policies")
 }
 
-fn broker(config: &Config, bus: &Bus, keys: Keys, verifier: Verifier, policies: Policies, collateral: Arc<CollateralStore>) -> Broker {
+fn broker(
+    config: &Config,
+    bus: &Bus,
+    keys: Keys,
+    verifier: Verifier,
+    policies: Policies,
+    evaluations: EvaluationFile,
+    collateral: Arc<CollateralStore>,
+) -> Broker {
     // One secret of the key directory, three independent keys: each is the HMAC of its purpose.
     let derived = |purpose: &str| {
         let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, &keys.nonce), purpose.as_bytes());
@@ -135,29 +140,8 @@ fn broker(config: &Config, bus: &Bus, keys: Keys, verifier: Verifier, policies: 
         AuditLog::new(bus.clone()),
         Fleet::new(bus),
         Pool::new(config.work.appraisals),
+        Evaluations::new(evaluations),
     )
-}
-
-/// Writes evaluation numbers down as they rise, and once more at the end.
-fn keep_evaluations(scope: &Scope, broker: &Arc<Broker>, mut file: EvaluationFile) {
-    let (broker, stop) = (Arc::clone(broker), cancelled(scope));
-    scope.spawn("evaluations", async move {
-        tokio::pin!(stop);
-        let mut stopping = false;
-        while !stopping {
-            tokio::select! {
-                () = tokio::time::sleep(EVALUATIONS_LOOK) => {}
-                () = &mut stop => stopping = true,
-            }
-            let seen = broker.evaluations_seen();
-            let kept = tokio::task::spawn_blocking(move || (file.keep(seen), file)).await;
-            let Ok((result, back)) = kept else { return };
-            file = back;
-            if let Err(error) = result {
-                tracing::error!(%error, "the evaluation numbers could not be written down");
-            }
-        }
-    });
 }
 
 /// Readiness follows the connection.

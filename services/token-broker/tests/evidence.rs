@@ -413,4 +413,18 @@ async fn policies_and_collateral_are_followed() {
     world.broker.restart().await.unwrap();
     let nonce = world.nonce().await;
     assert_eq!(world.rejection(&world.event(world.evidence(&nonce))).await, Reason::CollateralRolledBack);
+    // Nor does a crash right after the first answer.
+    let newest = CollateralOptions::for_platform(world.simulated.platform()).with_evaluation_number(22);
+    let read = world.broker.log().matches("collateral was read again").count();
+    world.replace_collateral(&newest);
+    while world.broker.log().matches("collateral was read again").count() <= read {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(matches!(world.attest(&world.event(world.evidence(&nonce))).await, Answer::Token(_)));
+    world.broker.kill().await;
+    let before = CollateralOptions::for_platform(world.simulated.platform()).with_evaluation_number(21);
+    world.replace_collateral(&before);
+    world.broker.restart().await.unwrap();
+    let nonce = world.nonce().await;
+    assert_eq!(world.rejection(&world.event(world.evidence(&nonce))).await, Reason::CollateralRolledBack);
 }
