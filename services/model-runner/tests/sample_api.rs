@@ -175,6 +175,8 @@ async fn bodies_are_read_as_gos_decoder_does_and_bounded() {
     assert_eq!(stand.post("/taa/v1/key", r#"{"attestation_token":5}"#).await.status, 400);
     let huge = format!("{{\"age\":\"{}\"}}", "1".repeat(10 * 1024 * 1024));
     assert_eq!(stand.post("/taa/v1/execute", &huge).await.status, 413);
+    let large = format!("{{\"age\":\"{}\"}}", "1".repeat(200 * 1024));
+    assert_eq!(stand.post("/taa/v1/execute", &large).await.status, 413, "no request of this API is as long");
     assert_eq!(stand.post("/taa/v1/execute", SCRIPT_ROW).await.text, high, "and it still answers");
 }
 

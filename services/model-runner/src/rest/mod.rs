@@ -19,6 +19,11 @@ use crate::Runner;
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// As the sample: headers that take longer come from nobody who wants an answer.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+/// Requests of one HTTP/2 connection at the same time.
+const STREAMS_MAX: u32 = 64;
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// An idle HTTP/2 connection is asked whether its peer is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Every route of the listener.
 pub fn router(runner: Arc<Runner>) -> Router {
@@ -38,7 +43,15 @@ pub async fn serve(
     router: Router,
     handle: Handle<std::net::SocketAddr>,
 ) -> std::io::Result<()> {
-    let mut server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls))?.handle(handle);
+    let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls))?;
+    let mut server = server.handle(handle).first_request_timeout(HEADERS_WITHIN);
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    server
+        .http_builder()
+        .http2()
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(HEADERS_WITHIN);
     server.serve(router.into_make_service()).await
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Bytes,
-    extract::{State, rejection::BytesRejection},
+    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -26,6 +26,8 @@ use crate::{
     runtime::{FEATURES, LINEAR, Tensor, Values},
 };
 
+/// A token, or a wrapped key, and what is around it. Read on the runtime's threads: a millisecond at most.
+const BODY_BYTES_MAX: usize = 128 * 1024;
 const APPLICATION_JSON: &[u8] = b"application/json";
 /// On the successful replies of these endpoints and on their OPTIONS replies.
 const CORS: [(HeaderName, HeaderValue); 3] = [
@@ -47,6 +49,7 @@ pub(super) fn routes() -> Router<Arc<Runner>> {
         .route("/taa/v1/decrypt", post(decrypt).options(options))
         .route("/taa/v1/execute", post(execute).options(options))
         .route("/taa/v1/reset", post(reset).options(options))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
 type Body = Result<Bytes, BytesRejection>;
@@ -170,7 +173,7 @@ fn is_json(headers: &HeaderMap, name: &HeaderName, problem: &'static str) -> Res
 /// first JSON value is read, null counts as absent; a member of another name is refused.
 fn members(headers: &HeaderMap, body: Body, known: &[&'static str]) -> Result<Map<String, Value>, Bad> {
     is_json(headers, &header::CONTENT_TYPE, "Content-Type: application/json is wanted")?;
-    let body = body.map_err(|rejection| Bad(rejection.status(), "the body cannot be read, or is over 1 MiB"))?;
+    let body = body.map_err(|rejection| Bad(rejection.status(), "the body cannot be read, or is over 128 KiB"))?;
     if body.is_empty() {
         return Err(Bad(StatusCode::BAD_REQUEST, "the body is empty"));
     }
