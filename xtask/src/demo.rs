@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), StartFailure> {
     run::build_programs()?;
     let built = Step { name: "build".to_owned(), duration: begun.elapsed() };
     let mut steps = Steps::new(|name| eprintln!("demo: {}", name.replace('_', " ")));
-    let result = run::runtime()?.block_on(job(arguments, &mut steps));
+    let result = run::runtime()?.block_on(run::unless_interrupted(job(arguments, &mut steps)))?.unwrap_or_else(|| Err(interrupted()));
     let all: Vec<Step> = std::iter::once(built).chain(steps.done().iter().cloned()).collect();
     let outcome = match result {
         Ok(outcome) => outcome,
@@ -68,6 +68,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), StartFailure> {
     };
     show(arguments, &outcome, &all, begun);
     verdict(&outcome)
+}
+
+/// What was started ended with the job; nothing of it needs to be read any more.
+fn interrupted() -> StartFailure {
+    let ended = StartFailure::new("the demo was interrupted", "everything it started was ended; run it again when you like");
+    run::remove(&directory()).err().unwrap_or(ended)
 }
 
 async fn job(arguments: &Arguments, steps: &mut Steps) -> Result<Outcome, StartFailure> {

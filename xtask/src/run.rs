@@ -3,9 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use keyferry_testkit::StartFailure;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -54,4 +56,36 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, StartFailure> {
         .enable_all()
         .build()
         .map_err(|error| StartFailure::new(format!("no async runtime: {error}"), "report this"))
+}
+
+/// Does the work until it ends, or until Ctrl-C or SIGTERM: then what it started ends with it, and the answer is `None`.
+pub(crate) async fn unless_interrupted<T>(work: impl Future<Output = T>) -> Result<Option<T>, StartFailure> {
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(tokio::select! {
+        result = work => Some(result),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    })
+}
+
+/// Hears a signal from now on.
+pub(crate) fn listen(kind: SignalKind) -> Result<Signal, StartFailure> {
+    signal(kind).map_err(|error| StartFailure::new(format!("signals cannot be handled: {error}"), "report this"))
+}
+
+/// Removes a directory and what is in it. A process that was just killed may still be writing its last file, so it is tried
+/// a few times.
+pub(crate) fn remove(directory: &Path) -> Result<(), StartFailure> {
+    const TRIES: usize = 20;
+    let mut last = std::fs::remove_dir_all(directory);
+    for _ in 1..TRIES {
+        if last.as_ref().err().is_none_or(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        last = std::fs::remove_dir_all(directory);
+    }
+    last.map_err(|error| {
+        StartFailure::new(format!("{} could not be removed: {error}", directory.display()), "remove it by hand: it holds credentials")
+    })
 }

@@ -10,7 +10,7 @@ use keyferry_testkit::{
     stack::{Stack, StackOptions, Steps},
     write_private,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 use crate::{demo, run};
 
@@ -49,12 +49,10 @@ async fn serve(arguments: &Arguments) -> Result<(), StartFailure> {
     }
     own(&options.directory)?;
     let mut steps = Steps::new(|name| eprintln!("stack: {}", name.replace('_', " ")));
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let stack = tokio::select! {
-        stack = Stack::start(options, &mut steps) => stack?,
-        _ = interrupt.recv() => return Ok(()),
-        _ = terminate.recv() => return Ok(()),
-    };
+    let directory = options.directory.clone();
+    let (mut interrupt, mut terminate) = (run::listen(SignalKind::interrupt())?, run::listen(SignalKind::terminate())?);
+    let Some(stack) = run::unless_interrupted(Stack::start(options, &mut steps)).await? else { return run::remove(&directory) };
+    let stack = stack?;
     let file = stack.directory().join("stack.json");
     let text = serde_json::to_string_pretty(&stack.description).unwrap_or_default();
     write_private(&file, &text)?;
@@ -64,11 +62,8 @@ async fn serve(arguments: &Arguments) -> Result<(), StartFailure> {
     }
     tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     eprintln!("stack: stopping");
-    let directory = stack.directory().to_owned();
     stack.stop().await?;
-    fs::remove_dir_all(&directory).map_err(|error| {
-        StartFailure::new(format!("{} could not be removed: {error}", directory.display()), "remove it by hand: it holds credentials")
-    })
+    run::remove(&directory)
 }
 
 /// Only a directory that is empty, new, or an earlier stack's is emptied: a slip of the keyboard must not cost a home.
@@ -81,10 +76,6 @@ fn own(directory: &Path) -> Result<(), StartFailure> {
         ));
     }
     Ok(())
-}
-
-fn listen(kind: SignalKind) -> Result<tokio::signal::unix::Signal, StartFailure> {
-    signal(kind).map_err(|error| StartFailure::new(format!("signals cannot be handled: {error}"), "report this"))
 }
 
 /// Docker's env-file form: NAME=VALUE, `#` comments, no quoting, no expansion.

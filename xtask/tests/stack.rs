@@ -91,6 +91,37 @@ fn a_stack_describes_itself_and_leaves_nothing_behind() {
     assert!(pids.iter().all(|pid| !runs(*pid)), "every process is gone");
 }
 
+/// Processes whose command line names this directory.
+fn processes_of(directory: &Path) -> Vec<String> {
+    let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(directory.to_str().unwrap()) && !line.contains("xtask")).collect()
+}
+
+#[test]
+fn whoever_ends_a_start_half_way_leaves_nothing_behind() {
+    let scratch = tempfile::tempdir().unwrap();
+    let target = scratch.path().join("target");
+    let stack = ["stack", "--kms", "dev", "--dir", target.to_str().unwrap()].map(str::to_owned).to_vec();
+    for (arguments, leaves_with) in [(stack, 0), (vec!["demo".to_owned(), "--kms".to_owned(), "dev".to_owned()], 1)] {
+        let child = Command::new(env!("CARGO_BIN_EXE_xtask")).args(&arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = Running(child);
+        let own = if arguments[0] == "stack" { target.clone() } else { demo_directory(child.0.id()) };
+        wait_for("a service", || processes_of(&own).iter().any(|line| line.contains("token-broker")).then_some(()));
+        terminate(child.0.id());
+        let status = wait_for("the end", || child.0.try_wait().unwrap());
+        assert_eq!(status.code(), Some(leaves_with), "{arguments:?}");
+        wait_for("the end of its processes", || processes_of(&own).is_empty().then_some(()));
+        assert!(!own.exists(), "{} is gone", own.display());
+    }
+}
+
+/// Where a demo keeps its files while it runs.
+fn demo_directory(pid: u32) -> PathBuf {
+    let debug = Path::new(env!("CARGO_BIN_EXE_xtask")).parent().unwrap();
+    debug.parent().unwrap().join(format!("demo-{pid}"))
+}
+
 #[test]
 fn a_directory_with_something_else_in_it_is_not_touched() {
     let scratch = tempfile::tempdir().unwrap();
