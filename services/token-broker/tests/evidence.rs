@@ -91,6 +91,30 @@ async fn the_same_evidence_again_gets_the_identical_token_and_other_evidence_a_r
     assert_eq!(decided(&records, AuditDecision::TokenIssued).len(), 1);
 }
 
+/// Sixteen different, genuine quotes over one nonce, at once, before two replicas: one of them gets the token.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nonce_is_redeemed_once_however_many_ask_at_the_same_time() {
+    let mut world = World::start().await;
+    let replica = world.replica().await;
+    for _ in 0..3 {
+        let nonce = world.nonce().await;
+        let events: Vec<_> =
+            (1..=16).map(|number| world.event(evidence_of(&world.simulated.with(|td| td.rtmr3 = [number; 48]), &nonce))).collect();
+        for published in futures::future::join_all(events.iter().map(|event| world.td.publish(&world.td_id, event))).await {
+            published.unwrap();
+        }
+        let mut tokens = 0;
+        for _ in &events {
+            match world.next_answer().await {
+                Answer::Token(_) => tokens += 1,
+                Answer::Rejected(rejected) => assert_eq!(rejected.reason(), Reason::NonceReplayed),
+            }
+        }
+        assert_eq!(tokens, 1);
+    }
+    assert!(replica.log().contains("evidence was rejected"), "the replica took its part");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nonces_are_the_verifiers_own_fresh_and_for_this_exchange() {
     let mut world = World::start_with(json!({ "nonce": { "lifetime_seconds": 2 } })).await;

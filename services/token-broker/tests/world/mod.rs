@@ -44,6 +44,7 @@ pub(crate) struct World {
     pub(crate) simulated: SimulatedTd,
     pub(crate) authority: CertificateAuthority,
     pub(crate) broker: Service,
+    config: Value,
     tokens: Pin<Box<dyn FutureStream<Item = TokenIssued> + Send>>,
     rejections: Pin<Box<dyn FutureStream<Item = AttestationRejected> + Send>>,
     directory: TempDir,
@@ -100,9 +101,17 @@ impl World {
             "runtime": { "health": { "listen": "127.0.0.1:0" } },
         });
         merge(&mut config, more);
-        let spec = ServiceSpec { name: "token-broker", instance: "token-broker".to_owned(), config, environment: Vec::new() };
+        let spec =
+            ServiceSpec { name: "token-broker", instance: "token-broker".to_owned(), config: config.clone(), environment: Vec::new() };
         let broker = Service::start(spec, directory.path()).await.unwrap_or_else(|failure| panic!("{failure}; {}", failure.hint()));
-        Self { nats, admin, td, td_id, root, simulated, authority, broker, tokens, rejections, directory }
+        Self { nats, admin, td, td_id, root, simulated, authority, broker, config, tokens, rejections, directory }
+    }
+
+    /// A second broker on the same queue, with the same key directory.
+    pub(crate) async fn replica(&self) -> Service {
+        let (instance, config) = ("token-broker-2".to_owned(), self.config.clone());
+        let spec = ServiceSpec { name: "token-broker", instance, config, environment: Vec::new() };
+        Service::start(spec, self.directory.path()).await.unwrap_or_else(|failure| panic!("{failure}; {}", failure.hint()))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -154,6 +163,18 @@ impl World {
     pub(crate) async fn attest(&mut self, event: &EvidenceCollected) -> Answer {
         self.td.publish(&self.td_id, event).await.unwrap();
         self.answer(&event.attestation_id).await
+    }
+
+    /// Whatever is answered next, to whichever attestation.
+    pub(crate) async fn next_answer(&mut self) -> Answer {
+        let waiting = async {
+            tokio::select! {
+                Some(token) = self.tokens.next() => Answer::Token(token),
+                Some(rejected) = self.rejections.next() => Answer::Rejected(rejected),
+            }
+        };
+        let answered = tokio::time::timeout(PATIENCE, waiting).await;
+        answered.unwrap_or_else(|_| panic!("no answer; the broker's log:\n{}", self.broker.log()))
     }
 
     pub(crate) async fn answer(&mut self, attestation_id: &str) -> Answer {
