@@ -7,7 +7,7 @@ use std::{
 
 use keyferry_testkit::{
     StartFailure,
-    stack::{Stack, StackOptions, Steps},
+    stack::{Stack, StackDescription, StackOptions, Steps},
     write_private,
 };
 use tokio::signal::unix::SignalKind;
@@ -75,7 +75,24 @@ fn own(directory: &Path) -> Result<(), StartFailure> {
             "choose an empty or new directory",
         ));
     }
+    if let Some(pid) = running_in(directory) {
+        return Err(StartFailure::new(
+            format!("a stack is running in {} (process {pid})", directory.display()),
+            "end it first, or choose another directory with --dir",
+        ));
+    }
     Ok(())
+}
+
+/// A service of the stack that `stack.json` describes, if it still runs: one that was started from this directory.
+fn running_in(directory: &Path) -> Option<u32> {
+    let directory = std::path::absolute(directory).ok()?;
+    let description: StackDescription = serde_json::from_slice(&fs::read(directory.join("stack.json")).ok()?).ok()?;
+    let configured_here = |pid: &u32| {
+        let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command_line).contains(&*directory.to_string_lossy())
+    };
+    description.services.values().map(|service| service.pid).find(configured_here)
 }
 
 /// Docker's env-file form: NAME=VALUE, `#` comments, no quoting, no expansion.

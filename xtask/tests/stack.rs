@@ -84,6 +84,11 @@ fn a_stack_describes_itself_and_leaves_nothing_behind() {
     let pids: Vec<u64> = services.values().map(|service| service["pid"].as_u64().unwrap()).collect();
     assert!(pids.iter().all(|pid| runs(*pid)));
 
+    let second = Command::new(env!("CARGO_BIN_EXE_xtask")).args(["stack", "--dir"]).arg(&directory).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains("a stack is running in"), "{said}");
+    assert!(file.exists() && pids.iter().all(|pid| runs(*pid)), "the first one was not touched");
+
     terminate(child.0.id());
     let status = wait_for("the end", || child.0.try_wait().unwrap());
     assert!(status.success(), "{status}");
