@@ -16,6 +16,9 @@ struct Config {
     runtime: Runtime,
     listen: SocketAddr,
     socket: Option<PathBuf>,
+    /// A task fails while the start waits for what never comes.
+    #[serde(default)]
+    stall: bool,
 }
 
 impl ServiceConfig for Config {
@@ -38,6 +41,10 @@ async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
         scope.spawn("attester", async move {
             tokio::select! { _ = socket.accept() => {} () = stop.cancelled() => {} }
         });
+    }
+    if config.stall {
+        scope.spawn("stalled", async { Err::<(), _>("told to fail") });
+        std::future::pending::<()>().await;
     }
     scope.spawn("echo", accept(listener, scope.clone()));
     bus.up();

@@ -123,11 +123,14 @@ where
     let health = tokio::spawn(health::serve(scope.bind("health", listen).await?, scope.state(), stop_health.clone()));
 
     let started = tokio::select! {
+        biased;
         started = serve(config, scope.clone()) => started,
         () = signals.next() => {
             scope.stop();
             Ok(())
         }
+        // A task failed while the start was waiting for something else, perhaps for ever.
+        () = scope.cancelled() => Ok(()),
     };
     let clean = if started.is_ok() {
         tokio::select! {

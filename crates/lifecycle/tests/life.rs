@@ -188,6 +188,22 @@ fn a_port_in_use_is_one_sentence_and_a_hint() {
 }
 
 #[test]
+fn a_task_that_fails_during_the_start_ends_it() {
+    let settings = ["listen=127.0.0.1:0", "runtime.health.listen=127.0.0.1:0", "stall=true"];
+    let mut child = command(&settings).stderr(Stdio::null()).spawn().unwrap();
+    let limit = Instant::now() + Duration::from_secs(20);
+    let ended = loop {
+        match child.try_wait().unwrap() {
+            None if Instant::now() < limit => std::thread::yield_now(),
+            ended => break ended,
+        }
+    };
+    let _already_ended = child.kill();
+    let _reaped = child.wait();
+    assert_eq!(ended.and_then(|status| status.code()), Some(70), "it started for ever");
+}
+
+#[test]
 fn a_socket_in_use_is_refused_and_a_stale_one_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("attester.sock");
@@ -232,7 +248,7 @@ fn a_bad_configuration_ends_with_64_before_anything_starts() {
     assert_eq!(
         lines,
         [
-            "echo-service: error: color: is unknown: expected one of `runtime`, `listen`, `socket` (--set color)",
+            "echo-service: error: color: is unknown: expected one of `runtime`, `listen`, `socket`, `stall` (--set color)",
             "echo-service: error: listen: invalid socket address syntax (--set listen)",
             "echo-service: hint: echo-service --help names the layers; nothing was started",
         ]
