@@ -73,7 +73,12 @@ impl Fleet {
 
     async fn try_change(&self, subject: &Subject, edit: impl Fn(&mut TdRecord)) -> Result<(), BucketError> {
         let entry = self.bucket.read(&subject.td_id).await?;
-        let mut record = entry.as_ref().and_then(|entry| TdRecord::decode(entry.value.clone()).ok()).unwrap_or_default();
+        let known = entry.as_ref().map(|entry| TdRecord::decode(entry.value.clone())).transpose();
+        let Ok(known) = known else {
+            tracing::error!(td_id = subject.td_id, "a fleet record cannot be read and stays as it is: it may be a revocation");
+            return Ok(());
+        };
+        let mut record = known.unwrap_or_default();
         if record.state() == TdState::Revoked {
             return Ok(());
         }

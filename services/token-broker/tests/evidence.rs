@@ -91,6 +91,28 @@ async fn the_same_evidence_again_gets_the_identical_token_and_other_evidence_a_r
     assert_eq!(decided(&records, AuditDecision::TokenIssued).len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_never_written_over_nor_what_may_be_one() {
+    let mut world = World::start().await;
+    let revoked = TdRecord { td_id: world.td_id.to_string(), state: TdState::Revoked.into(), ..TdRecord::default() }.encode_to_vec();
+    let mut last = None;
+    for record in [revoked, vec![0xff; 20]] {
+        let fleet = world.admin.bucket(keyferry_bus::Bucket::Fleet);
+        let revision = match last {
+            None => fleet.create(world.td_id.as_str(), record.clone().into()).await,
+            Some(revision) => fleet.update(world.td_id.as_str(), record.clone().into(), revision).await,
+        };
+        last = Some(revision.unwrap());
+        let nonce = world.nonce().await;
+        assert!(matches!(world.attest(&world.event(world.evidence(&nonce))).await, Answer::Token(_)));
+        let mut bad = world.evidence(&nonce);
+        bad.quote.truncate(1000);
+        assert_eq!(world.rejection(&world.event(bad)).await, Reason::QuoteMalformed);
+        let entry = fleet.read(world.td_id.as_str()).await.unwrap().unwrap();
+        assert_eq!((entry.value.to_vec(), Some(entry.revision)), (record, last));
+    }
+}
+
 /// Sixteen different, genuine quotes over one nonce, at once, before two replicas: one of them gets the token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nonce_is_redeemed_once_however_many_ask_at_the_same_time() {
