@@ -237,9 +237,12 @@ fn kms(error: &KmsError) -> Reason {
 /// A token-broker names its reason; Intel's service does not, and of its statuses only some speak of the evidence.
 fn verifier(error: &TrustAuthorityError) -> Reason {
     match error {
-        TrustAuthorityError::Status { status: 400..=499, reason: Some(label), .. } => {
-            Reason::from_label(label).unwrap_or(Reason::RequestMalformed)
-        }
+        TrustAuthorityError::Status { status: status @ 400..=499, reason: Some(label), .. } => match Reason::from_label(label) {
+            // Of us, not of the TD: our API key is wrong.
+            Some(Reason::Unauthenticated) => Reason::VerifierUnavailable,
+            None if matches!(status, 401 | 403) => Reason::VerifierUnavailable,
+            reason => reason.unwrap_or(Reason::RequestMalformed),
+        },
         TrustAuthorityError::Status { status: 400, .. } => Reason::RequestMalformed,
         TrustAuthorityError::Status { status: 413, .. } | TrustAuthorityError::RequestTooLarge { .. } => Reason::RequestTooLarge,
         TrustAuthorityError::Status { status: 429, .. } => Reason::RateLimited,
@@ -279,6 +282,9 @@ mod tests {
         assert_eq!(error(400, Some("debug_enabled")), Reason::DebugEnabled);
         assert_eq!(error(400, Some("nonsense")), Reason::RequestMalformed);
         assert_eq!(error(401, None), Reason::VerifierUnavailable);
+        assert_eq!(error(401, Some("unauthenticated")), Reason::VerifierUnavailable, "that is about this service's API key");
+        assert_eq!(error(403, Some("nonsense")), Reason::VerifierUnavailable);
+        assert_eq!(error(401, Some("debug_enabled")), Reason::DebugEnabled);
         assert_eq!(error(500, Some("debug_enabled")), Reason::VerifierUnavailable);
     }
 }

@@ -54,6 +54,10 @@ async fn a_token_for_other_evidence_or_no_token_releases_nothing() {
     assert_eq!(refusal(transfer(&stack, &key_id, evidence(nonce.clone())).await).1, "debug_enabled");
     assert_eq!(stack.audit().await.pop().unwrap().reason(), Reason::DebugEnabled);
 
+    let wrong_key = r#"{"error":"unauthenticated: x-api-key is missing or wrong"}"#;
+    *stack.verifier.answer.lock().unwrap() = Err((StatusCode::UNAUTHORIZED, wrong_key));
+    assert_eq!(refusal(transfer(&stack, &key_id, evidence(nonce.clone())).await), refused(Code::Unavailable, "verifier_unavailable"));
+
     *stack.verifier.answer.lock().unwrap() = Err((StatusCode::UNAUTHORIZED, ""));
     assert_eq!(refusal(transfer(&stack, &key_id, evidence(nonce)).await), refused(Code::Unavailable, "verifier_unavailable"));
 }
