@@ -18,6 +18,7 @@ mod broker;
 mod budget;
 mod case;
 mod config;
+mod connections;
 mod events;
 mod fetched;
 mod fleet;

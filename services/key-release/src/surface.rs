@@ -19,12 +19,16 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tonic::{Status, server::NamedService, service::Routes};
 
-use crate::{Denial, administration::Administration, administrators::Administrators, broker::Broker, release::Release};
+use crate::{
+    Denial, administration::Administration, administrators::Administrators, broker::Broker, connections::Bounded, release::Release,
+};
 
 /// The largest request: evidence with every member at its bound, or a policy document.
 pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// What tonic answers to more, and nothing of ours does: `Code::OutOfRange` as it is written.
 const OUT_OF_RANGE: &str = "11";
+/// Connections at the same time: half of the file descriptors that a process has by default.
+const CONNECTIONS_MAX: usize = 512;
 /// Calls of one connection at the same time.
 const STREAMS_MAX: u32 = 128;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
@@ -95,6 +99,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let handle = Handle::new();
     let mut server = axum_server::from_tcp_rustls(listener.into_std()?, RustlsConfig::from_config(tls))?
+        .map(|tls| tls.acceptor(Bounded::new(CONNECTIONS_MAX)))
         .handle(handle.clone())
         .http2_only()
         .first_request_timeout(FIRST_REQUEST_WITHIN);
