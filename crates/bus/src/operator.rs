@@ -1,8 +1,8 @@
 //! The offline operator: keys and JWTs of operator, accounts, services and TDs, and the text of the server's
 //! configuration. Nothing here talks to a server.
 //!
-//! Accounts: `APP` for the services (JetStream), `TDS` for the fleet (no JetStream; reaches APP only through imported
-//! subjects), `SYS` for monitoring. A TD's user is signed with a scoped key whose template decides every permission, so
+//! Accounts: `APP` for the services (JetStream), `TDS` for the fleet and the auditor (no JetStream; reaches APP only through
+//! imported subjects), `SYS` for monitoring. A TD's user is signed with a scoped key whose template decides every permission, so
 //! whoever holds that key can mint TDs and nothing else.
 
 use std::{collections::BTreeMap, fmt};
@@ -122,7 +122,8 @@ impl Operator {
     pub fn service_credentials(&self, role: Role, now: u64, lifetime: u64) -> Result<Credentials, OperatorError> {
         let user = KeyPair::new_user();
         let permissions = json!(role.permissions(&user.public_key()));
-        Self::user(&self.app, user, role.name(), permissions, now, lifetime)
+        let account = if role.is_outside() { &self.tds } else { &self.app };
+        Self::user(account, user, role.name(), permissions, now, lifetime)
     }
 
     /// Credentials that see the server's own figures (account SYS), and no message of ours.
@@ -337,8 +338,10 @@ fn limits(storage: i64, imports: i64) -> Value {
 
 fn export(subject: &str, shared: Shared) -> Value {
     let mut export = json!({ "name": subject, "subject": subject, "type": shared.name() });
-    if shared == Shared::Service {
-        export["response_type"] = json!("Singleton");
+    match shared {
+        Shared::Service => export["response_type"] = json!("Singleton"),
+        Shared::Answers => export["response_type"] = json!("Stream"),
+        Shared::Stream => {}
     }
     export
 }

@@ -46,6 +46,13 @@ impl Role {
         }
     }
 
+    /// Whether the user is in the account of the TDs, and reaches ours only through imported subjects. A request's reply
+    /// subject is checked by nobody: inside our account, whoever may read a stream could have what it reads stored over
+    /// the record of a key.
+    pub(crate) const fn is_outside(self) -> bool {
+        matches!(self, Self::Auditor)
+    }
+
     /// What the user with this public nkey may do in this role.
     pub fn permissions(self, nkey: &str) -> Permissions {
         let matrix = match self {
@@ -188,6 +195,10 @@ pub(crate) fn shared_with_tds() -> Vec<(String, Shared)> {
         shared.push((format!("$JS.API.DIRECT.GET.{}.{result}.*", Stream::Results.name()), Shared::Service));
         shared.push((format!("{result}.*"), Shared::Stream));
     }
+    // The auditor's user is in that account too; what a TD may do is decided by its template alone.
+    let auditor = auditor();
+    shared.extend(auditor.publish.allow.into_iter().map(|subject| (subject, Shared::Answers)));
+    shared.extend(auditor.subscribe.allow.into_iter().map(|subject| (subject, Shared::Stream)));
     shared
 }
 
@@ -196,6 +207,8 @@ pub(crate) fn shared_with_tds() -> Vec<(String, Shared)> {
 pub(crate) enum Shared {
     /// Requests go in, one answer comes out.
     Service,
+    /// Requests go in, any number of answers comes out.
+    Answers,
     /// Messages come out.
     Stream,
 }
@@ -203,7 +216,7 @@ pub(crate) enum Shared {
 impl Shared {
     pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Service => "service",
+            Self::Service | Self::Answers => "service",
             Self::Stream => "stream",
         }
     }

@@ -207,6 +207,33 @@ async fn services_may_do_their_own_work_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_auditor_cannot_have_answers_stored_elsewhere() {
+    let server = start().await;
+    let writer = keyferry_bus::AuditLog::new(server.connect(Role::KeyRelease).await.unwrap());
+    writer.record(keyferry_contract::release::v1::AuditRecord::default()).await.unwrap();
+    let (td, _) = server.enrol("one").unwrap();
+    let admin = server.connect(Role::Admin).await.unwrap();
+    let auditor = Raw::connect(&server, &server.credentials_file(Role::Auditor)).await;
+    let consumer = r#"{"stream_name":"AUDIT","config":{"name":"c","ack_policy":"none","deliver_policy":"all"}}"#;
+    auditor.client.request("$JS.API.CONSUMER.CREATE.AUDIT.c", consumer.into()).await.unwrap();
+    for target in ["$KV.keys.x".to_owned(), format!("keyferry.v1.evidence.collected.{td}"), format!("keyferry.v1.token.issued.{td}")] {
+        for (subject, body) in [
+            ("$JS.API.STREAM.MSG.GET.AUDIT", r#"{"seq":1}"#),
+            ("$JS.API.CONSUMER.MSG.NEXT.AUDIT.c", r#"{"batch":1}"#),
+            ("$JS.API.STREAM.INFO.AUDIT", ""),
+        ] {
+            auditor.client.publish_with_reply(subject, target.clone(), body.into()).await.unwrap();
+        }
+    }
+    // The same requests, answered: so those before them were answered too, wherever that went.
+    auditor.client.request("$JS.API.STREAM.INFO.AUDIT", "".into()).await.unwrap();
+    for stream in ["KV_keys", "EVIDENCE", "RESULTS"] {
+        let state = admin.jetstream().get_stream(stream).await.unwrap().info().await.unwrap().state.clone();
+        assert_eq!(state.last_sequence, 0, "{stream}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_person_can_name_an_inbox_by_its_role_and_no_other() {
     let server = start().await;
     for role in [Role::Auditor, Role::Admin] {
