@@ -194,9 +194,18 @@ fn read<C: ServiceConfig>(mut settings: Settings, mistakes: &mut Vec<Mistake>) -
 }
 
 impl Settings {
+    /// Where a setting comes from, or the first one inside it: of `bogus.x` only `bogus` is complained about.
+    fn origin(&self, name: &str) -> Option<String> {
+        let inside = format!("{name}.");
+        self.origins
+            .get(name)
+            .or_else(|| self.origins.iter().find(|(known, _)| known.starts_with(&inside)).map(|(_, origin)| origin))
+            .cloned()
+    }
+
     fn mistake(&self, failure: &Failure) -> Mistake {
         let name = failure.path.join(".");
-        let origin = self.origins.get(&name).cloned().or_else(|| self.file.clone().filter(|_| failure.present));
+        let origin = self.origin(&name).or_else(|| self.file.clone().filter(|_| failure.present));
         Mistake::new(name, failure.problem.clone()).at(origin)
     }
 }

@@ -136,7 +136,7 @@ fn later_layers_win_and_texts_become_what_the_setting_needs() {
 #[test]
 fn an_unknown_name_is_an_error_in_every_layer() {
     let mut case = case(&GOOD.replace("workers", "wrokers = 1\nworkers"));
-    case.layers.environment = environment(&[("KEYFERRY_BUS__USER", "x"), ("KEYFERRY_KAFKA", "x")]);
+    case.layers.environment = environment(&[("KEYFERRY_BUS__USER", "x"), ("KEYFERRY_KAFKA__BROKERS", "x")]);
     case.layers.settings = vec!["grpc.port=1".to_owned()];
     let mut found = messages(&case);
     found.sort();
@@ -146,7 +146,7 @@ fn an_unknown_name_is_an_error_in_every_layer() {
             "bus.user: is unknown: expected `url` or `workers` (KEYFERRY_BUS__USER)",
             "bus.wrokers: is unknown: expected `url` or `workers` (service.toml)",
             "grpc.port: is unknown: expected `listen` (--set grpc.port)",
-            "kafka: is unknown: expected one of `runtime`, `grpc`, `bus`, `nonce`, `admin_password`, `admin_password_file`, `issuers` (KEYFERRY_KAFKA)",
+            "kafka: is unknown: expected one of `runtime`, `grpc`, `bus`, `nonce`, `admin_password`, `admin_password_file`, `issuers` (KEYFERRY_KAFKA__BROKERS)",
         ]
     );
 }
