@@ -1,11 +1,22 @@
-//! What else the one listener serves: health and reflection, both versions; and TLS 1.3 alone.
+//! What else the one listener serves: health and reflection, both versions; and TLS 1.3 and HTTP/2 alone.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod harness;
 
+use std::sync::Arc;
+
 use futures::StreamExt;
 use harness::Stack;
+use rustls::{
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    version::{TLS12, TLS13},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 const SERVICES: [&str; 3] = ["grpc.health.v1.Health", "keyferry.release.v1.KeyAdministration", "keyferry.release.v1.KeyBroker"];
@@ -47,4 +58,26 @@ async fn reflection_names_the_services_in_both_versions() {
             listed.iter().filter(|name| !SERVICES.contains(&name.as_str()) && !name.starts_with("grpc.reflection.")).collect();
         assert!(others.is_empty(), "{others:?} are not served here");
     }
+}
+
+/// A TLS session with the listener, of one protocol version and without ALPN.
+async fn session(stack: &Stack, version: &'static SupportedProtocolVersion) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(stack.authority.certificate_der().to_vec().into()).unwrap();
+    let config = ClientConfig::builder_with_provider(keyferry_tls::provider()).with_protocol_versions(&[version]).unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(stack.address).await.unwrap();
+    TlsConnector::from(Arc::new(config)).connect("127.0.0.1".try_into().unwrap(), stream).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_protocols_are_not_spoken() {
+    let stack = Stack::start().await;
+    assert!(session(&stack, &TLS12).await.is_err());
+    let mut session = session(&stack, &TLS13).await.unwrap();
+    session.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    // The connection may end without TLS's farewell: what counts is what came before.
+    let _ended = session.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1"), "{}", String::from_utf8_lossy(&answer));
 }

@@ -13,7 +13,7 @@ pub(crate) mod kms;
 pub(crate) mod verifier;
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{Arc, LazyLock},
 };
@@ -57,6 +57,7 @@ pub(crate) struct Stack {
     pub(crate) nats: NatsServer,
     pub(crate) verifier: Verifier,
     pub(crate) kms: Arc<BrokenKms>,
+    pub(crate) address: SocketAddr,
     pub(crate) channel: Channel,
     pub(crate) authority: CertificateAuthority,
     pub(crate) release: Release,
@@ -108,10 +109,10 @@ impl Stack {
         let issued = authority.issue_server(&["127.0.0.1"], clock::now(), 30).unwrap();
         let tls = server_config_from_issued(&issued, ALPN_GRPC).unwrap();
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
         tokio::spawn(surface::serve(listener, tls, router, std::future::pending()));
-        let channel = grpc_channel(&url, &client_config(&roots, false).unwrap()).unwrap();
-        Self { nats, verifier, kms, channel, authority, release, store_key, directory }
+        let channel = grpc_channel(&format!("https://{address}"), &client_config(&roots, false).unwrap()).unwrap();
+        Self { nats, verifier, kms, address, channel, authority, release, store_key, directory }
     }
 
     pub(crate) fn broker(&self) -> KeyBrokerClient<Channel> {
