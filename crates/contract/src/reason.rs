@@ -275,9 +275,13 @@ impl Reason {
                 "bind an RSA public key of at least 3072 bits into the quote, in Intel's form",
             ),
             Self::TokenForeign => ("token_foreign", Code::PermissionDenied, 401, Retry::Never, "wait for the token of your own evidence"),
-            Self::PolicyNotFound => {
-                ("policy_not_found", Code::FailedPrecondition, 500, Retry::WhenOperatorActed, "give the key a key transfer policy")
-            }
+            Self::PolicyNotFound => (
+                "policy_not_found",
+                Code::FailedPrecondition,
+                500,
+                Retry::WhenOperatorActed,
+                "check the policy id; a key needs a key transfer policy",
+            ),
             Self::PolicyMismatch => (
                 "policy_mismatch",
                 Code::PermissionDenied,
