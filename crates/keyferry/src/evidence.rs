@@ -238,22 +238,22 @@ fn measurements(body: &TdReportBody) -> Map<String, Value> {
     let mut fields = Map::new();
     let mut put = |name: &str, bytes: &[u8]| fields.insert(name.to_owned(), json!(hex::encode(bytes)));
     put("tee_tcb_svn", &body.tee_tcb_svn);
-    put("mr_seam", &body.mr_seam);
-    put("mr_signer_seam", &body.mr_signer_seam);
+    put("mrseam", &body.mr_seam);
+    put("mrsignerseam", &body.mr_signer_seam);
     put("seam_attributes", &body.seam_attributes);
     put("td_attributes", &body.td_attributes.to_bytes());
     put("xfam", &body.xfam.to_bytes());
-    put("mr_td", &body.mr_td);
-    put("mr_config_id", &body.mr_config_id);
-    put("mr_owner", &body.mr_owner);
-    put("mr_owner_config", &body.mr_owner_config);
+    put("mrtd", &body.mr_td);
+    put("mrconfigid", &body.mr_config_id);
+    put("mrowner", &body.mr_owner);
+    put("mrownerconfig", &body.mr_owner_config);
     for (index, rtmr) in body.rtmrs.iter().enumerate() {
         put(&format!("rtmr{index}"), rtmr);
     }
     put("report_data", &body.report_data);
     for (name, bytes) in [
         ("tee_tcb_svn2", body.tee_tcb_svn2.as_ref().map(<[u8; 16]>::as_slice)),
-        ("mr_service_td", body.mr_service_td.as_ref().map(<[u8; 48]>::as_slice)),
+        ("mrservicetd", body.mr_service_td.as_ref().map(<[u8; 48]>::as_slice)),
         ("td_id", body.td_id.as_ref().map(<[u8; 32]>::as_slice)),
     ] {
         if let Some(bytes) = bytes {

@@ -115,7 +115,7 @@ fn quotes_of_real_platforms_are_verified_inside_their_window() {
         let verdict = verdict(&verify_real(pair, at, &intel()));
         assert_eq!(verdict["verdict"], "verified");
         assert_eq!((&verdict["tcb_status"], &verdict["trust_anchor"]), (&"UpToDate".into(), &"intel-sgx-root".into()));
-        assert_eq!((&verdict["mr_td"], &verdict["advisory_ids"]), (&mr_td.into(), &Value::Array(vec![])));
+        assert_eq!((&verdict["mrtd"], &verdict["advisory_ids"]), (&mr_td.into(), &Value::Array(vec![])));
         assert_eq!((&verdict["reason"], &verdict["fmspc"]), (&Value::Null, &"b0c06f000000".into()));
     }
 }
@@ -225,13 +225,13 @@ fn inspect_shows_what_the_quote_says() {
     let output = keyferry(&["evidence", "inspect", "--quote", &vectors("v5-td15ex-uptodate/quote.bin"), "--json"]);
     let quote: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&quote["version"], &quote["body_type"], &quote["bytes"]), (&5.into(), &4.into(), &5247.into()));
-    assert_eq!((&quote["mr_td"], &quote["td_attributes"]), (&V5_MRTD.into(), &"0000001000000000".into()));
+    assert_eq!((&quote["mrtd"], &quote["td_attributes"]), (&V5_MRTD.into(), &"0000001000000000".into()));
     assert_eq!(quote["td_id"].as_str().unwrap().len(), 64);
 
     let text = keyferry(&["evidence", "inspect", "--quote", &vectors("v4-uptodate/quote.bin")]);
     let text = String::from_utf8(text.stdout).unwrap();
     assert!(text.lines().any(|line| line.split_whitespace().eq(["zero_tail_bytes", "70"])), "{text}");
-    assert!(text.lines().any(|line| line.split_whitespace().eq(["mr_td", V4_MRTD])), "{text}");
+    assert!(text.lines().any(|line| line.split_whitespace().eq(["mrtd", V4_MRTD])), "{text}");
 }
 
 #[test]
