@@ -1,5 +1,6 @@
-//! What is known of each TD, in the `fleet` bucket. It informs people and later issues; no decision rests on it, so a
-//! write that fails is logged and nothing else.
+//! What is known of each TD, in the `fleet` bucket. Of what is written here nothing decides anything, so a write that fails
+//! is logged and nothing else. One state does decide: key-release refuses a TD that an operator marked as revoked, and a
+//! record that says so, or may say so, is never written over.
 
 use keyferry_bus::{Bucket, BucketError, BucketHandle, Bus};
 use keyferry_contract::{
