@@ -21,7 +21,7 @@ fn attacks(kind: &EventKind) -> Option<[Test; 5]> {
         "keyferry.v1.evidence.collected" => [
             ("integration-tests/tests/bus_restart.rs", "evidence_survives_a_killed_bus_and_is_appraised_once"),
             broker("the_same_evidence_again_gets_the_identical_token_and_other_evidence_a_refusal"),
-            hostile("swapped_answers_reach_nobody"),
+            hostile("evidence_out_of_order_and_again_has_one_token_each"),
             broker("what_is_no_evidence_of_its_subject_goes_to_the_dead_letters_and_the_audit"),
             broker("weak_foreign_and_broken_evidence_is_rejected_with_its_reason_and_recorded"),
         ],
@@ -34,8 +34,9 @@ fn attacks(kind: &EventKind) -> Option<[Test; 5]> {
         ],
         "keyferry.v1.attestation.rejected" => [
             attester("silence_ends_in_the_deadline_and_the_next_caller_is_served"),
-            hostile("forged_answers_neither_end_a_wait_nor_obtain_a_key"),
-            hostile("forged_answers_neither_end_a_wait_nor_obtain_a_key"),
+            hostile("a_rejection_played_again_ends_no_other_wait"),
+            hostile("a_rejection_played_again_ends_no_other_wait"),
+            // Each names an attestation that is not the one waited for.
             hostile("forged_answers_neither_end_a_wait_nor_obtain_a_key"),
             hostile("forged_answers_neither_end_a_wait_nor_obtain_a_key"),
         ],

@@ -6,21 +6,27 @@ use bytes::Bytes;
 use keyferry_bus::{Bus, Role};
 use keyferry_contract::{
     Event, EventKind, Reason, Stream,
-    attestation::v1::{AttestationRejected, GetTokenRequest, TokenIssued, attester_client::AttesterClient},
+    attestation::v1::{
+        AttestationRejected, EvidenceCollected, GetEvidenceRequest, GetTokenRequest, TokenIssued, attester_client::AttesterClient,
+    },
     identifiers::TdId,
     model::v1::{ModelExecuted, ModelLoaded, ModelReset},
     release::v1::{AuditDecision, KeyDenied, KeyReleased, PolicyChanged},
 };
-use keyferry_integration_tests::{Story, told};
+use keyferry_integration_tests::{PATIENCE, Story, told};
 use prost::Message;
+use tonic::transport::Channel;
 
 /// A public key in Intel's form, as far as the attester cares: bytes to bind.
 const USER_DATA: [u8; 388] = [7; 388];
 
+fn attester(story: &Story) -> AttesterClient<Channel> {
+    AttesterClient::new(keyferry_tls::grpc_unix_channel(&story.stack.description.tds[0].attester_socket))
+}
+
 async fn token(story: &Story, user_data: &[u8]) -> String {
-    let channel = keyferry_tls::grpc_unix_channel(&story.stack.description.tds[0].attester_socket);
     let request = GetTokenRequest { user_data: user_data.to_vec(), policy_ids: Vec::new() };
-    AttesterClient::new(channel).get_token(request).await.unwrap().into_inner().token
+    attester(story).get_token(request).await.unwrap().into_inner().token
 }
 
 fn claims(token: &str) -> serde_json::Value {
@@ -33,6 +39,16 @@ async fn inject(bus: &Bus, subject: String, body: Bytes) {
     bus.client().flush().await.unwrap();
 }
 
+/// Plays a message again and again, before, during and after the real one; never ends by itself. Paced: the question is what
+/// an old message does, not what a flood does.
+async fn play_again(bus: &Bus, subject: &str, body: &Bytes) {
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(2));
+    loop {
+        pace.tick().await;
+        inject(bus, subject.to_owned(), body.clone()).await;
+    }
+}
+
 /// Old answers are played again before, during and after the wait for a new one; the TD takes only its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_played_again_or_out_of_order_are_not_taken() {
@@ -42,16 +58,75 @@ async fn answers_played_again_or_out_of_order_are_not_taken() {
     let old = story.raw(Stream::Results).await.pop().unwrap();
     let subject = old.subject.to_string();
 
-    let playing = async {
-        loop {
-            inject(&attacker, subject.clone(), old.payload.clone()).await;
-            tokio::task::yield_now().await;
-        }
-    };
-    let second = tokio::select! { second = token(&story, &USER_DATA) => second, () = playing => unreachable!() };
+    let second = tokio::select! { second = token(&story, &USER_DATA) => second, () = play_again(&attacker, &subject, &old.payload) => unreachable!() };
     assert_ne!(first, second, "an old token was taken for the new evidence");
     assert_ne!(claims(&first)["jti"], claims(&second)["jti"]);
     story.end().await;
+}
+
+/// A genuine rejection, played again through the next wait, ends that wait neither early nor with its own reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_played_again_ends_no_other_wait() {
+    let story = Story::begin(|options| options.load_models = false).await;
+    let attacker = told(story.stack.nats.connect(Role::TokenBroker).await);
+    let mut client = attester(&story);
+    let unknown_policy = GetTokenRequest { user_data: USER_DATA.to_vec(), policy_ids: vec![uuid::Uuid::new_v4().to_string()] };
+    client.get_token(unknown_policy).await.unwrap_err();
+    let old = story.raw(Stream::Results).await.pop().unwrap();
+    let subject = old.subject.to_string();
+    assert!(subject.starts_with(AttestationRejected::KIND.prefix), "{subject}");
+
+    let token =
+        tokio::select! { token = token(&story, &USER_DATA) => token, () = play_again(&attacker, &subject, &old.payload) => unreachable!() };
+    assert!(claims(&token)["jti"].is_string());
+    story.end().await;
+}
+
+/// Evidence that is delivered in the wrong order, and then all of it again: each piece has its one token.
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_out_of_order_and_again_has_one_token_each() {
+    let story = Story::begin(|options| options.load_models = false).await;
+    let td = &story.stack.description.tds[0];
+    let bus = Bus::connect(&story.stack.nats.config(&td.credentials), "attester").await.unwrap();
+    let td = TdId::parse(&td.id).unwrap();
+    let mut collected = Vec::new();
+    for _ in 0..3 {
+        let request = GetEvidenceRequest { user_data: USER_DATA.to_vec(), nonce: None };
+        let evidence = attester(&story).get_evidence(request).await.unwrap().into_inner().evidence;
+        let attestation_id = uuid::Uuid::new_v4().to_string();
+        collected.push(EvidenceCollected { attestation_id, td_id: td.to_string(), evidence, ..EvidenceCollected::default() });
+    }
+    for event in collected.iter().rev() {
+        bus.publish(&td, event).await.unwrap();
+    }
+    let mut wanted: Vec<String> = collected.iter().map(|event| event.attestation_id.clone()).collect();
+    wanted.sort_unstable();
+    assert_eq!(issued(&story, wanted.len()).await, wanted);
+
+    for event in &collected {
+        // An id of its own: the bus cannot tell that it has seen this.
+        bus.client().request(EvidenceCollected::subject(&td), event.encode_to_vec().into()).await.unwrap();
+    }
+    let waiting = async { while !story.raw(Stream::Evidence).await.is_empty() {} };
+    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "the repetitions were never handled");
+    assert_eq!(issued(&story, wanted.len()).await, wanted, "a repetition is answered, and nothing is issued again");
+    story.end().await;
+}
+
+/// The attestations that tokens were issued for, sorted, once there are as many as `wanted`.
+async fn issued(story: &Story, wanted: usize) -> Vec<String> {
+    let seen = async {
+        loop {
+            let records = story.audit(AuditDecision::TokenIssued).await;
+            if records.len() >= wanted {
+                return records;
+            }
+        }
+    };
+    let records = tokio::time::timeout(PATIENCE, seen).await.unwrap();
+    let mut ids: Vec<String> = records.into_iter().map(|record| record.attestation_id).collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// Two workloads ask at once; each gets the token of its own data, in whatever order the answers come.
