@@ -13,7 +13,7 @@ const FILES: [&str; 5] = [
 ];
 
 /// Their `Debug` is written by hand in `src/redacted.rs`.
-const REDACTED: [&str; 11] = [
+const REDACTED: [&str; 16] = [
     "keyferry.attestation.v1.VerifierNonce",
     "keyferry.attestation.v1.Evidence",
     "keyferry.attestation.v1.TokenIssued",
@@ -25,6 +25,11 @@ const REDACTED: [&str; 11] = [
     "keyferry.release.v1.TransferKeyResponse",
     "keyferry.release.v1.ExplainPolicyRequest",
     "keyferry.release.v1.ExportKeyResponse",
+    "keyferry.release.v1.CreateKeyRequest",
+    "keyferry.release.v1.CreateUserRequest",
+    "keyferry.release.v1.UpdateUserRequest",
+    "keyferry.release.v1.ImportUserRequest",
+    "keyferry.release.v1.ReplaceTokenSigningKeyRequest",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

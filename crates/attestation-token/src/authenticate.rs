@@ -10,6 +10,7 @@ use jsonwebtoken::Validation;
 use keyferry_identifiers::{AttestationId, TdId};
 use serde::Deserialize;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::{
     CLOCK_SKEW_SECONDS, TOKEN_CHARACTERS_MAX, UNKNOWN_TRUST_ANCHOR,
@@ -37,6 +38,7 @@ pub struct Unverified {
 
 /// A token whose signature, issuer and times were found good by [`authenticate`]. There is no other way to get one.
 pub struct AuthenticToken {
+    compact: Zeroizing<String>,
     claims: Claims,
     held_data: Option<Vec<u8>>,
     nonce: Option<Nonce>,
@@ -50,6 +52,10 @@ pub struct AuthenticToken {
 }
 
 impl AuthenticToken {
+    /// The token as it came: whoever has it may ask for keys, though only the TD can open them.
+    pub fn compact(&self) -> &str {
+        &self.compact
+    }
     /// The claims, whatever shape they travelled in.
     pub fn claims(&self) -> &Claims {
         &self.claims
@@ -158,7 +164,7 @@ pub fn authenticate(jwt: &str, key_sets: &[KeySet], now: u64) -> Result<Authenti
         return Err(TokenDenial::AlgorithmNotAllowed { found: unverified.algorithm.to_string(), allowed });
     }
     let payload = verified_payload(jwt, key)?;
-    believe(&payload, set, now)
+    believe(jwt, &payload, set, now)
 }
 
 /// The payload of a token whose signature verifies with `key` and `key`'s own algorithm. Times and names are checked
@@ -173,7 +179,7 @@ fn verified_payload(jwt: &str, key: &VerificationKey) -> Result<Value, TokenDeni
     decoded.map(|token| token.claims).map_err(|_| TokenDenial::SignatureInvalid)
 }
 
-fn believe(payload: &Value, set: &KeySet, now: u64) -> Result<AuthenticToken, TokenDenial> {
+fn believe(jwt: &str, payload: &Value, set: &KeySet, now: u64) -> Result<AuthenticToken, TokenDenial> {
     let malformed = |_| TokenDenial::Malformed { field: "payload" };
     let common = Common::deserialize(payload).map_err(malformed)?;
     let (issued_at, expires_at) = times(&common, set.issuer.token_age_seconds_max, now)?;
@@ -192,6 +198,7 @@ fn believe(payload: &Value, set: &KeySet, now: u64) -> Result<AuthenticToken, To
     let nonce = tdx.verifier_nonce.take().map(|text| nonce(&text)).transpose()?;
     let policy_ids_matched = common.policy_ids_matched.map(|list| list.into_iter().map(|entry| entry.id).collect());
     Ok(AuthenticToken {
+        compact: Zeroizing::new(jwt.to_owned()),
         claims: claims(tdx, attester_type, policy_ids_matched)?,
         held_data,
         nonce,

@@ -57,7 +57,7 @@ pub struct Advice {
 
 impl Reason {
     /// Every reason but `Unspecified`.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 81] = [
         Self::RequestMalformed,
         Self::RequestTooLarge,
         Self::SubjectMismatch,
@@ -65,6 +65,9 @@ impl Reason {
         Self::PermissionDenied,
         Self::Overloaded,
         Self::RateLimited,
+        Self::LockedOut,
+        Self::AlreadyExists,
+        Self::Conflict,
         Self::NonceSignatureInvalid,
         Self::NonceExpired,
         Self::NonceReplayed,
@@ -108,6 +111,13 @@ impl Reason {
         Self::KeyRevoked,
         Self::TdRevoked,
         Self::KmsDenied,
+        Self::PolicyInUse,
+        Self::PolicyRuleFailed,
+        Self::UserNotFound,
+        Self::KeyNotActive,
+        Self::KeyDeactivated,
+        Self::KeyCompromised,
+        Self::KeyDestroyed,
         Self::KmsUnavailable,
         Self::VerifierUnavailable,
         Self::JwksUnavailable,
@@ -117,6 +127,14 @@ impl Reason {
         Self::PlatformUnavailable,
         Self::DeadlineExceeded,
         Self::Internal,
+        Self::KmsUnreachable,
+        Self::KmsTimeout,
+        Self::KmsTls,
+        Self::KmsAuth,
+        Self::KmsSealed,
+        Self::KmsThrottled,
+        Self::KmsProtocol,
+        Self::KmsInternal,
         Self::ModelMalformed,
         Self::ModelKeyWrong,
         Self::ModelCorrupt,
@@ -137,7 +155,7 @@ impl Reason {
             }
             Self::Unauthenticated => ("unauthenticated", Code::Unauthenticated, 401, Retry::Never, "send a valid credential"),
             Self::PermissionDenied => {
-                ("permission_denied", Code::PermissionDenied, 403, Retry::Never, "ask an administrator for the permission")
+                ("permission_denied", Code::PermissionDenied, 401, Retry::Never, "ask an administrator for the permission")
             }
             Self::Overloaded => {
                 ("overloaded", Code::ResourceExhausted, 503, Retry::AfterSeconds(1), "retry after a second; add replicas if this lasts")
@@ -270,7 +288,7 @@ impl Reason {
             Self::HeldDataInvalid => (
                 "held_data_invalid",
                 Code::InvalidArgument,
-                400,
+                500,
                 Retry::Never,
                 "bind an RSA public key of at least 3072 bits into the quote, in Intel's form",
             ),
@@ -333,7 +351,7 @@ impl Reason {
             Self::KmsUnavailable => (
                 "kms_unavailable",
                 Code::Unavailable,
-                503,
+                500,
                 Retry::AfterSeconds(2),
                 "retry; check that the KMS is up and reachable from the broker",
             ),
@@ -347,7 +365,7 @@ impl Reason {
             Self::JwksUnavailable => (
                 "jwks_unavailable",
                 Code::Unavailable,
-                503,
+                502,
                 Retry::AfterSeconds(2),
                 "retry; check that the verifier's key set is reachable",
             ),
@@ -372,6 +390,84 @@ impl Reason {
             }
             Self::Internal => {
                 ("internal", Code::Internal, 500, Retry::AfterSeconds(2), "retry once; report the trace id if it happens again")
+            }
+            Self::LockedOut => {
+                ("locked_out", Code::ResourceExhausted, 429, Retry::AfterSeconds(60), "wait: too many failed logins came from this address")
+            }
+            Self::AlreadyExists => {
+                ("already_exists", Code::AlreadyExists, 400, Retry::Never, "choose another name or id, or change the record that is there")
+            }
+            Self::Conflict => ("conflict", Code::Aborted, 409, Retry::AfterSeconds(1), "read the record again, then decide again"),
+            Self::PolicyInUse => (
+                "policy_in_use",
+                Code::FailedPrecondition,
+                400,
+                Retry::WhenOperatorActed,
+                "give the keys of this policy another one, or delete them",
+            ),
+            Self::PolicyRuleFailed => (
+                "policy_rule_failed",
+                Code::PermissionDenied,
+                401,
+                Retry::WhenOperatorActed,
+                "correct the policy's Rego: it failed, or took more time or memory than a rule may",
+            ),
+            Self::UserNotFound => ("user_not_found", Code::NotFound, 404, Retry::Never, "check the user id"),
+            Self::KeyNotActive => (
+                "key_not_active",
+                Code::FailedPrecondition,
+                500,
+                Retry::WhenOperatorActed,
+                "activate the key in the KMS, or accept keys that were never activated",
+            ),
+            Self::KeyDeactivated => (
+                "key_deactivated",
+                Code::PermissionDenied,
+                500,
+                Retry::WhenOperatorActed,
+                "the key is deactivated in the KMS: use its successor",
+            ),
+            Self::KeyCompromised => (
+                "key_compromised",
+                Code::PermissionDenied,
+                500,
+                Retry::WhenOperatorActed,
+                "the key is marked compromised in the KMS: use its successor",
+            ),
+            Self::KeyDestroyed => {
+                ("key_destroyed", Code::PermissionDenied, 404, Retry::Never, "the key was destroyed in the KMS: use its successor")
+            }
+            Self::KmsUnreachable => (
+                "kms_unreachable",
+                Code::Unavailable,
+                500,
+                Retry::AfterSeconds(2),
+                "retry; check that the KMS is up and reachable from the broker",
+            ),
+            Self::KmsTimeout => {
+                ("kms_timeout", Code::Unavailable, 500, Retry::AfterSeconds(2), "retry; check the load and the network of the KMS")
+            }
+            Self::KmsTls => (
+                "kms_tls",
+                Code::Internal,
+                500,
+                Retry::WhenOperatorActed,
+                "check the certificates and cipher suites between broker and KMS",
+            ),
+            Self::KmsAuth => ("kms_auth", Code::Internal, 500, Retry::WhenOperatorActed, "renew the broker's credential for the KMS"),
+            Self::KmsSealed => ("kms_sealed", Code::Unavailable, 500, Retry::AfterSeconds(10), "retry; unseal the KMS"),
+            Self::KmsThrottled => {
+                ("kms_throttled", Code::Unavailable, 500, Retry::AfterSeconds(2), "retry; raise the rate that the KMS allows the broker")
+            }
+            Self::KmsProtocol => (
+                "kms_protocol",
+                Code::Internal,
+                500,
+                Retry::WhenOperatorActed,
+                "check that the address is a KMS of the configured kind and version",
+            ),
+            Self::KmsInternal => {
+                ("kms_internal", Code::Unavailable, 500, Retry::AfterSeconds(2), "retry; see the log of the KMS, its audit device included")
             }
             Self::ModelMalformed => {
                 ("model_malformed", Code::InvalidArgument, 400, Retry::Never, "seal the model in a format this runner reads")

@@ -25,9 +25,14 @@ redacted! {
     attestation::GetTokenResponse => "GetTokenResponse" { attestation_id, expires_at } sizes { token };
     attestation::GetEvidenceRequest => "GetEvidenceRequest" {} sizes { user_data };
     release::TransferKeyRequest => "TransferKeyRequest" { key_id } sizes {};
-    release::TransferKeyResponse => "TransferKeyResponse" { release_id } sizes { wrapped_key, wrapped_swk };
-    release::ExplainPolicyRequest => "ExplainPolicyRequest" { key_id } sizes { token };
+    release::TransferKeyResponse => "TransferKeyResponse" { release_id } sizes { wrapped_key, wrapped_swk, kms_wrapped_key };
+    release::ExplainPolicyRequest => "ExplainPolicyRequest" { key_id, policy_id, policy_version } sizes { token, document };
     release::ExportKeyResponse => "ExportKeyResponse" {} sizes { wrapped_key };
+    release::CreateKeyRequest => "CreateKeyRequest" { algorithm, length_bits, curve, policy_id, kms_key_ref } sizes { key_data };
+    release::CreateUserRequest => "CreateUserRequest" { username, permissions } sizes {};
+    release::UpdateUserRequest => "UpdateUserRequest" { user_id, username, permissions } sizes {};
+    release::ImportUserRequest => "ImportUserRequest" { user_id, username, permissions } sizes {};
+    release::ReplaceTokenSigningKeyRequest => "ReplaceTokenSigningKeyRequest" {} sizes {};
 }
 
 impl fmt::Debug for release::transfer_key_request::Credential {
@@ -65,7 +70,20 @@ mod tests {
                 }
             ),
             format!("{:?}", release::transfer_key_request::Credential::Token(canary.clone())),
-            format!("{:?}", release::TransferKeyResponse { wrapped_key: bytes.clone(), wrapped_swk: bytes.clone(), ..Default::default() }),
+            format!(
+                "{:?}",
+                release::TransferKeyResponse {
+                    wrapped_key: bytes.clone(),
+                    wrapped_swk: bytes.clone(),
+                    kms_wrapped_key: bytes.clone(),
+                    ..Default::default()
+                }
+            ),
+            format!("{:?}", release::CreateKeyRequest { key_data: bytes.clone(), ..Default::default() }),
+            format!("{:?}", release::CreateUserRequest { password: canary.clone(), ..Default::default() }),
+            format!("{:?}", release::UpdateUserRequest { password: canary.clone(), ..Default::default() }),
+            format!("{:?}", release::ImportUserRequest { bcrypt_hash: canary.clone(), ..Default::default() }),
+            format!("{:?}", release::ReplaceTokenSigningKeyRequest { private_key_pem: canary.clone() }),
             format!("{:?}", release::ExportKeyResponse { wrapped_key: bytes.clone() }),
             format!("{:?}", release::ExplainPolicyRequest { token: canary.clone(), ..Default::default() }),
         ];

@@ -29,4 +29,4 @@ mod wrap;
 pub use material::{KEY_MATERIAL_BYTES_MAX, KeyMaterial, KeyMaterialError};
 pub use pair::{ExportKeyPair, KeyPairError, TdKeyPair, UnwrapError};
 pub use public::{ExportPublicKey, HeldPublicKey, PEM_BYTES_MAX, PublicKeyError};
-pub use wrap::{WrapError, WrappedKey, export, wrap};
+pub use wrap::{KmsWrappedKey, WrapError, WrappedKey, export, wrap};

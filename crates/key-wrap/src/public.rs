@@ -71,6 +71,12 @@ impl HeldPublicKey {
         self.0.bits
     }
 
+    /// The same key as PEM, label `PUBLIC KEY` (SPKI), for a KMS that wraps by itself.
+    pub fn to_spki_pem(&self) -> String {
+        let block = pem::Pem::new("PUBLIC KEY", self.0.spki_der.clone());
+        pem::encode_config(&block, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
+    }
+
     /// OAEP-SHA256 under this key.
     pub(crate) fn encrypt_swk(&self, swk: &[u8]) -> Option<Vec<u8>> {
         self.0.encrypt(&OAEP_SHA256_MGF1SHA256, swk)
@@ -114,6 +120,7 @@ impl ExportPublicKey {
 struct RsaKey {
     key: OaepPublicEncryptingKey,
     bits: usize,
+    spki_der: Vec<u8>,
 }
 
 impl RsaKey {
@@ -130,13 +137,9 @@ impl RsaKey {
             return Err(PublicKeyError::Exponent);
         }
         let der = write_spki(modulus, exponent).map_err(|_| PublicKeyError::Unusable)?;
-        Self::from_der(&der, bits)
-    }
-
-    fn from_der(der: &[u8], bits: usize) -> Result<Self, PublicKeyError> {
-        let public = PublicEncryptingKey::from_der(der).map_err(|_| PublicKeyError::Unusable)?;
+        let public = PublicEncryptingKey::from_der(&der).map_err(|_| PublicKeyError::Unusable)?;
         let key = OaepPublicEncryptingKey::new(public).map_err(|_| PublicKeyError::Unusable)?;
-        Ok(Self { key, bits })
+        Ok(Self { key, bits, spki_der: der })
     }
 
     fn encrypt(&self, algorithm: &'static OaepAlgorithm, plaintext: &[u8]) -> Option<Vec<u8>> {

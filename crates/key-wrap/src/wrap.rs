@@ -56,6 +56,32 @@ impl WrappedKey {
     }
 }
 
+/// A key that a KMS wrapped for a TD by itself: RSA-OAEP (SHA-256 for hash and MGF1, empty label) of a fresh 32-byte AES
+/// key, as long as the RSA modulus; then AES-KWP (RFC 5649) of the key. The form of PKCS#11's `CKM_RSA_AES_KEY_WRAP`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KmsWrappedKey(Vec<u8>);
+
+impl KmsWrappedKey {
+    /// From the byte string as received; it is judged by whoever unwraps it.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+    /// The byte string.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+    /// The byte string.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+impl fmt::Debug for KmsWrappedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KmsWrappedKey({} bytes)", self.0.len())
+    }
+}
+
 impl fmt::Debug for WrappedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WrappedKey({} and {} bytes, redacted)", self.wrapped_key.len(), self.wrapped_swk.len())

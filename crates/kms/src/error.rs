@@ -88,6 +88,12 @@ pub enum KmsError {
     /// It answers something we do not understand.
     #[error("the KMS answered outside its protocol: {0}")]
     Protocol(&'static str),
+    /// It is sealed, or not initialised.
+    #[error("the KMS is sealed: unseal it")]
+    Sealed,
+    /// It limits our rate.
+    #[error("the KMS limits the broker's rate: raise its quota, or retry later")]
+    Throttled,
     /// Its own failure.
     #[error("the KMS reports a failure of its own: see its log")]
     Internal,
@@ -128,6 +134,8 @@ impl KmsError {
             Self::KeyNotReleasable => "key_not_releasable",
             Self::Reference(_) => "key_reference",
             Self::Protocol(_) => "kms_protocol",
+            Self::Sealed => "kms_sealed",
+            Self::Throttled => "kms_throttled",
             Self::Internal => "kms_internal",
             Self::File { .. } | Self::Configuration { .. } => "kms_configuration",
         }
@@ -135,7 +143,7 @@ impl KmsError {
 
     /// Whether the same call may succeed later without anybody changing anything.
     pub const fn retryable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::CircuitOpen | Self::Timeout(_) | Self::Internal)
+        matches!(self, Self::Unreachable(_) | Self::CircuitOpen | Self::Timeout(_) | Self::Sealed | Self::Throttled | Self::Internal)
     }
 
     /// Whether the connection, rather than the request, failed: counts for the circuit breaker, and reads are repeated.

@@ -2,9 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use keyferry_key_wrap::KeyMaterial;
+use keyferry_key_wrap::{KeyMaterial, KmsWrappedKey};
 pub use keyferry_kmip::UsageMask as Usage;
 use keyferry_kmip::{ObjectId, ObjectName};
+use zeroize::Zeroizing;
 
 use crate::KmsError;
 
@@ -138,11 +139,25 @@ pub enum Revocation {
     Compromised,
 }
 
-/// A key, ready to be wrapped for a TD.
-///
-/// One variant today. A KMS that wraps by itself will add one that holds no plain bytes; whoever matches must then decide.
+/// The TD that a key is released to: for back ends that judge or wrap by themselves.
+pub struct AttestedTd {
+    /// The attestation token, compact: a bearer credential.
+    pub token: Zeroizing<String>,
+    /// The RSA public key that the TD had quoted: PEM, label `PUBLIC KEY` (SPKI).
+    pub public_key_pem: String,
+}
+
+impl fmt::Debug for AttestedTd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AttestedTd(redacted)")
+    }
+}
+
+/// A key on its way to a TD.
 #[derive(Clone, Debug)]
 pub enum FetchedKey {
-    /// Plain bytes. Shared by concurrent fetches of the same key, wiped when the last of them lets go.
+    /// Plain bytes, to be wrapped by the broker.
     Material(Arc<KeyMaterial>),
+    /// Wrapped for the TD by the KMS: the broker never saw the bytes, and there is nothing to take a fingerprint of.
+    WrappedForTd(KmsWrappedKey),
 }

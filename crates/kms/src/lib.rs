@@ -26,7 +26,7 @@ mod key;
 mod kmip;
 mod single_flight;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 pub use check::ReleaseRules;
@@ -34,7 +34,7 @@ pub use config::{DevConfig, KmipConfig, KmipTimeouts, KmsConfig, TlsLibrary};
 pub use dev::DevKms;
 pub use error::{KmsError, Stage};
 pub use fingerprint::{FINGERPRINT_BYTES, fingerprint, fingerprint_matches};
-pub use key::{Algorithm, FetchedKey, KeyDescription, KeyRef, KeySpec, KeyState, Revocation, Usage};
+pub use key::{Algorithm, AttestedTd, FetchedKey, KeyDescription, KeyRef, KeySpec, KeyState, Revocation, Usage};
 use keyferry_key_wrap::KeyMaterial;
 pub use keyferry_kmip::Version;
 pub use kmip::KmipKms;
@@ -63,8 +63,15 @@ pub trait Kms: Send + Sync + fmt::Debug {
     /// What the KMS says about a key, without its bytes: for adopting one that exists already.
     async fn inspect(&self, key: &KeyRef) -> Result<KeyDescription, KmsError>;
 
-    /// The key for a release.
-    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<FetchedKey, KmsError>;
+    /// The key's plain bytes: for fingerprints and for an administrator's export. Shared by concurrent fetches of the same
+    /// key, wiped when the last of them lets go. A back end whose keys never leave it answers `KeyNotReleasable`.
+    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<Arc<KeyMaterial>, KmsError>;
+
+    /// The key for one attested TD. A back end that asks for the attestation token itself, or wraps for the TD by itself,
+    /// does so here; for all others this is [`fetch`](Self::fetch).
+    async fn release(&self, key: &KeyRef, spec: &KeySpec, _td: &AttestedTd) -> Result<FetchedKey, KmsError> {
+        self.fetch(key, spec).await.map(FetchedKey::Material)
+    }
 
     /// Ends a key's use; it can be inspected but no longer fetched.
     async fn revoke(&self, key: &KeyRef, why: Revocation) -> Result<(), KmsError>;

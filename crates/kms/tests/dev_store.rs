@@ -8,7 +8,7 @@ use std::{
 };
 
 use keyferry_key_wrap::KeyMaterial;
-use keyferry_kms::{DevConfig, DevKms, FetchedKey, KeyRef, KeySpec, Kms, KmsError};
+use keyferry_kms::{DevConfig, DevKms, KeyRef, KeySpec, Kms, KmsError};
 use tempfile::TempDir;
 
 struct Place {
@@ -49,7 +49,7 @@ async fn add(kms: &DevKms, byte: u8) -> KeyRef {
 }
 
 async fn byte(kms: &DevKms, key: &KeyRef) -> Result<u8, KmsError> {
-    let FetchedKey::Material(material) = kms.fetch(key, &spec()).await?;
+    let material = kms.fetch(key, &spec()).await?;
     assert!(material.expose().iter().all(|byte| *byte == material.expose()[0]));
     Ok(material.expose()[0])
 }

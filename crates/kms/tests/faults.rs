@@ -5,7 +5,7 @@ mod support;
 
 use std::{io, sync::Arc, time::Duration};
 
-use keyferry_kms::{FetchedKey, KeyRef, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Stage, TlsLibrary};
+use keyferry_kms::{KeyRef, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Stage, TlsLibrary};
 use support::{
     scripted::{Reaction, Scripted},
     ttlv::{Key, answered, message, refused, text},
@@ -24,7 +24,7 @@ fn seven() -> KeyRef {
     KeyRef::parse("7").unwrap()
 }
 
-async fn fetch(config: &KmipConfig) -> Result<FetchedKey, KmsError> {
+async fn fetch(config: &KmipConfig) -> Result<KmsError> {
     KmipKms::new(config).unwrap().fetch(&seven(), &spec()).await
 }
 
@@ -43,7 +43,7 @@ async fn fetch_key(change: impl FnOnce(&mut Key)) -> Result<(), KmsError> {
 #[tokio::test]
 async fn a_good_answer_is_a_key() {
     let server = Scripted::start(|_, _| Reaction::Answer(Key::default().fetched())).await;
-    let FetchedKey::Material(material) = fetch(&server.config()).await.unwrap();
+    let material = fetch(&server.config()).await.unwrap();
     assert_eq!(material.expose(), [0xA5; 32]);
 }
 

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use keyferry_kmip::{Algorithm, HEADER_BYTES, NewKey, Operation, Request, UsageMask, decode, encode, frame_length};
 use keyferry_kms::{
-    FetchedKey, KeyRef, KeySpec, KeyState, KmipConfig, KmipKms, Kms, KmsError, Revocation, TlsLibrary, Version, fingerprint,
-    fingerprint_matches,
+    KeyRef, KeySpec, KeyState, KmipConfig, KmipKms, Kms, KmsError, Revocation, TlsLibrary, Version, fingerprint, fingerprint_matches,
 };
 use keyferry_testkit::pykmip::{Profile, Pykmip};
 use keyferry_tls::{RootsConfig, mutual_client_config};
@@ -40,12 +39,12 @@ async fn a_killed_server_is_unreachable_and_a_restarted_one_is_found_again() {
     let mut server = start(Profile::Ecdsa).await;
     let kms = owner(&server);
     let key = kms.create(&spec("killed")).await.unwrap();
-    let FetchedKey::Material(before) = kms.fetch(&key, &spec("killed")).await.unwrap();
+    let before = kms.fetch(&key, &spec("killed")).await.unwrap();
     server.kill().await;
     let error = kms.fetch(&key, &spec("killed")).await.unwrap_err();
     assert_eq!((error.label(), error.retryable()), ("kms_unreachable", true));
     server.restart().await.unwrap();
-    let FetchedKey::Material(after) = kms.fetch(&key, &spec("killed")).await.unwrap();
+    let after = kms.fetch(&key, &spec("killed")).await.unwrap();
     assert_eq!(before.expose(), after.expose());
 }
 
@@ -54,14 +53,14 @@ async fn a_rebuilt_database_gives_another_key_under_the_same_reference_and_the_f
     let mut server = start(Profile::Ecdsa).await;
     let store_key = [9; 32];
     let recorded = owner(&server).create(&spec("before")).await.unwrap();
-    let FetchedKey::Material(material) = owner(&server).fetch(&recorded, &spec("before")).await.unwrap();
+    let material = owner(&server).fetch(&recorded, &spec("before")).await.unwrap();
     let stored = fingerprint(&store_key, &material);
     assert!(fingerprint_matches(&store_key, &material, &stored));
 
     server.rebuild().await.unwrap();
     assert_eq!(owner(&server).fetch(&recorded, &spec("before")).await.map(drop), Err(KmsError::KeyNotFound));
     assert_eq!(owner(&server).create(&spec("after")).await.unwrap(), recorded, "identifiers begin at 1 again");
-    let FetchedKey::Material(other) = owner(&server).fetch(&recorded, &spec("before")).await.unwrap();
+    let other = owner(&server).fetch(&recorded, &spec("before")).await.unwrap();
     assert!(!fingerprint_matches(&store_key, &other, &stored));
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use keyferry_contract::release::v1 as pb;
 use keyferry_contract::release::v1::{
     AuditDecision, AuditRecord, CreateKeyRequest, CreateKeyResponse, CreatePolicyRequest, CreatePolicyResponse, ExportKeyRequest,
     ExportKeyResponse, GetKeyRequest, GetKeyResponse, GetPolicyRequest, GetPolicyResponse, KeyAlgorithm,
@@ -53,7 +54,7 @@ impl KeyAdministration for Administration {
         authenticated(&self.administrators, &self.release, &request).await?;
         let policy = async { self.release.records().policy(policy_id(&request.get_ref().policy_id)?).await };
         let policy = policy.await.map_err(|denial| denial.status())?;
-        Ok(Response::new(GetPolicyResponse { document: policy.document, version: policy.version }))
+        Ok(Response::new(GetPolicyResponse { document: policy.document, version: policy.version, ..GetPolicyResponse::default() }))
     }
 
     async fn create_key(&self, request: Request<CreateKeyRequest>) -> Result<Response<CreateKeyResponse>, Status> {
@@ -74,7 +75,61 @@ impl KeyAdministration for Administration {
             length_bits: key.length_bits.into(),
             policy_id: key.policy_id.map(|id| id.to_string()).unwrap_or_default(),
             created_at: Some(Timestamp { seconds: i64::try_from(key.created_at).unwrap_or(i64::MAX), nanos: 0 }),
+            ..GetKeyResponse::default()
         }))
+    }
+
+    async fn list_policies(&self, request: Request<pb::ListPoliciesRequest>) -> Result<Response<pb::ListPoliciesResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn update_policy(&self, request: Request<pb::UpdatePolicyRequest>) -> Result<Response<pb::UpdatePolicyResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn rollback_policy(&self, request: Request<pb::RollbackPolicyRequest>) -> Result<Response<pb::UpdatePolicyResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn list_policy_versions(
+        &self,
+        request: Request<pb::ListPolicyVersionsRequest>,
+    ) -> Result<Response<pb::ListPolicyVersionsResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn delete_policy(&self, request: Request<pb::DeletePolicyRequest>) -> Result<Response<pb::DeletePolicyResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn list_keys(&self, request: Request<pb::ListKeysRequest>) -> Result<Response<pb::ListKeysResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn update_key(&self, request: Request<pb::UpdateKeyRequest>) -> Result<Response<GetKeyResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn delete_key(&self, request: Request<pb::DeleteKeyRequest>) -> Result<Response<pb::DeleteKeyResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn import_policy(&self, request: Request<pb::ImportPolicyRequest>) -> Result<Response<pb::ImportPolicyResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
+    }
+
+    async fn import_key(&self, request: Request<pb::ImportKeyRequest>) -> Result<Response<pb::ImportKeyResponse>, Status> {
+        authenticated(&self.administrators, &self.release, &request).await?;
+        Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn export_key(&self, request: Request<ExportKeyRequest>) -> Result<Response<ExportKeyResponse>, Status> {

@@ -20,6 +20,7 @@ use crate::{
     administration::authenticated,
     administrators::Administrators,
     audit::claim_result,
+    fetched::ReleasedKey,
     release::{Credential, Release},
 };
 
@@ -48,8 +49,12 @@ impl KeyBroker for Broker {
             self.release.transfer(key_id(&request.key_id)?, credential).await
         };
         let released = released.await.map_err(|denial| denial.status())?;
-        let (wrapped_key, wrapped_swk) = released.key.into_parts();
-        Ok(Response::new(TransferKeyResponse { wrapped_key, wrapped_swk, release_id: released.release_id.to_string() }))
+        let mut response = TransferKeyResponse { release_id: released.release_id.to_string(), ..TransferKeyResponse::default() };
+        match released.key.into_key() {
+            ReleasedKey::Swk(wrapped) => (response.wrapped_key, response.wrapped_swk) = wrapped.into_parts(),
+            ReleasedKey::Kms(wrapped) => response.kms_wrapped_key = wrapped.into_bytes(),
+        }
+        Ok(Response::new(response))
     }
 
     async fn explain_policy(&self, request: Request<ExplainPolicyRequest>) -> Result<Response<ExplainPolicyResponse>, Status> {

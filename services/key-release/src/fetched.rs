@@ -3,8 +3,8 @@
 use std::{future::Future, sync::Arc, time::Instant};
 
 use keyferry_key_transfer_policy::Permitted;
-use keyferry_key_wrap::{ExportPublicKey, HeldPublicKey, KeyMaterial, WrappedKey, export, wrap};
-use keyferry_kms::{FetchedKey, KeyRef, KeySpec, Kms, KmsError, Revocation, fingerprint, fingerprint_matches};
+use keyferry_key_wrap::{ExportPublicKey, HeldPublicKey, KeyMaterial, KmsWrappedKey, WrappedKey, export, wrap};
+use keyferry_kms::{AttestedTd, FetchedKey, KeyRef, KeySpec, Kms, KmsError, Revocation, fingerprint, fingerprint_matches};
 use keyferry_sealed_store::StoreKey;
 use keyferry_telemetry::{SpanAttributes, names, spans};
 use tracing::Instrument;
@@ -23,14 +23,22 @@ pub(crate) struct Keys {
 /// A key that a policy permits one TD to have.
 pub(crate) struct Fetched {
     permitted: Permitted,
-    material: Arc<KeyMaterial>,
+    key: FetchedKey,
 }
 
 /// The same key, opening only with that TD's private key; not yet recorded.
-pub(crate) struct Wrapped(WrappedKey);
+pub(crate) struct Wrapped(ReleasedKey);
 
 /// The same, after the audit stream acknowledged: the only thing a surface can send.
-pub(crate) struct Releasable(WrappedKey);
+pub(crate) struct Releasable(ReleasedKey);
+
+/// What opens only with the TD's private key.
+pub(crate) enum ReleasedKey {
+    /// In Intel's form: wrapped by this service.
+    Swk(WrappedKey),
+    /// Wrapped by the KMS, which did not show the key to this service.
+    Kms(KmsWrappedKey),
+}
 
 /// A key under an administrator's public key; not yet recorded.
 pub(crate) struct Exported(Vec<u8>);
@@ -45,11 +53,18 @@ impl Keys {
     }
 
     /// The key that was permitted, if the KMS still has the bytes that were recorded.
-    pub(crate) async fn fetch(&self, permitted: Permitted, record: &KeyRecord) -> Result<Fetched, Denial> {
+    pub(crate) async fn fetch(&self, permitted: Permitted, recipient: &Recipient, record: &KeyRecord) -> Result<Fetched, Denial> {
         if permitted.key_id() != record.key_id {
             return Err(Denial::Internal("a policy permitted another key"));
         }
-        Ok(Fetched { material: self.recorded(record).await?, permitted })
+        self.refuse_other_kms(record)?;
+        let td = AttestedTd { token: permitted.token().compact().to_owned().into(), public_key_pem: recipient.key.to_spki_pem() };
+        let (reference, spec) = (record.reference()?, record.spec()?);
+        let key = self.call("get", self.kms.release(&reference, &spec, &td)).await?;
+        if let FetchedKey::Material(material) = &key {
+            self.refuse_other_bytes(record, material)?;
+        }
+        Ok(Fetched { permitted, key })
     }
 
     /// A key for the administrator's own public key. No policy is asked.
@@ -59,19 +74,24 @@ impl Keys {
     }
 
     async fn recorded(&self, record: &KeyRecord) -> Result<Arc<KeyMaterial>, Denial> {
-        if record.kms_kind != self.kms.kind() {
-            return Err(Denial::OtherKms { recorded: record.kms_kind.clone(), connected: self.kms.kind() });
-        }
+        self.refuse_other_kms(record)?;
         let material = self.material(&record.reference()?, &record.spec()?).await?;
-        if !fingerprint_matches(&self.fingerprint_key, &material, &record.fingerprint) {
-            return Err(Denial::FingerprintMismatch);
-        }
+        self.refuse_other_bytes(record, &material)?;
         Ok(material)
     }
 
+    fn refuse_other_kms(&self, record: &KeyRecord) -> Result<(), Denial> {
+        let connected = self.kms.kind();
+        if record.kms_kind == connected { Ok(()) } else { Err(Denial::OtherKms { recorded: record.kms_kind.clone(), connected }) }
+    }
+
+    fn refuse_other_bytes(&self, record: &KeyRecord, material: &KeyMaterial) -> Result<(), Denial> {
+        let same = fingerprint_matches(&self.fingerprint_key, material, &record.fingerprint);
+        if same { Ok(()) } else { Err(Denial::FingerprintMismatch) }
+    }
+
     async fn material(&self, key: &KeyRef, spec: &KeySpec) -> Result<Arc<KeyMaterial>, Denial> {
-        let FetchedKey::Material(material) = self.call("get", self.kms.fetch(key, spec)).await?;
-        Ok(material)
+        Ok(self.call("get", self.kms.fetch(key, spec)).await?)
     }
 
     /// Makes a key; returns its reference and fingerprint. A key that cannot be fetched is taken back.
@@ -129,7 +149,10 @@ impl Fetched {
         if recipient.token_id != self.permitted.token().token_id() {
             return Err(Denial::Internal("a key was fetched for another token"));
         }
-        Ok(Wrapped(wrap(&self.material, &recipient.key)?))
+        Ok(Wrapped(match self.key {
+            FetchedKey::Material(material) => ReleasedKey::Swk(wrap(&material, &recipient.key)?),
+            FetchedKey::WrappedForTd(wrapped) => ReleasedKey::Kms(wrapped),
+        }))
     }
 }
 
@@ -157,9 +180,9 @@ impl Wrapped {
 }
 
 impl Releasable {
-    /// `wrapped_key` and `wrapped_swk`.
-    pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<u8>) {
-        self.0.into_parts()
+    /// For a surface to send.
+    pub(crate) fn into_key(self) -> ReleasedKey {
+        self.0
     }
 }
 

@@ -218,19 +218,22 @@ fn kms(error: &KmsError) -> Reason {
     match error {
         KmsError::Denied => Reason::KmsDenied,
         KmsError::KeyNotFound | KmsError::Reference(_) => Reason::KeyNotFound,
-        KmsError::KeyDestroyed | KmsError::KeyDeactivated | KmsError::KeyCompromised | KmsError::KeyPreActive => Reason::KeyStateNotAllowed,
+        KmsError::KeyDestroyed => Reason::KeyDestroyed,
+        KmsError::KeyDeactivated => Reason::KeyDeactivated,
+        KmsError::KeyCompromised => Reason::KeyCompromised,
+        KmsError::KeyPreActive => Reason::KeyNotActive,
         KmsError::KeyUsage { .. } => Reason::KeyUsageNotAllowed,
         KmsError::KeyMismatch { .. } => Reason::KeyMismatch,
         KmsError::KeyNotReleasable => Reason::KeyNotReleasable,
-        KmsError::Unreachable(_)
-        | KmsError::CircuitOpen
-        | KmsError::Timeout(_)
-        | KmsError::Tls(_)
-        | KmsError::Auth
-        | KmsError::Protocol(_)
-        | KmsError::Internal
-        | KmsError::File { .. }
-        | KmsError::Configuration { .. } => Reason::KmsUnavailable,
+        KmsError::Unreachable(_) | KmsError::CircuitOpen => Reason::KmsUnreachable,
+        KmsError::Timeout(_) => Reason::KmsTimeout,
+        KmsError::Tls(_) => Reason::KmsTls,
+        KmsError::Auth => Reason::KmsAuth,
+        KmsError::Sealed => Reason::KmsSealed,
+        KmsError::Throttled => Reason::KmsThrottled,
+        KmsError::Protocol(_) => Reason::KmsProtocol,
+        KmsError::Internal => Reason::KmsInternal,
+        KmsError::File { .. } | KmsError::Configuration { .. } => Reason::KmsUnavailable,
     }
 }
 
@@ -262,7 +265,7 @@ mod tests {
         let status = denial.status();
         assert_eq!(status.code(), Code::Unavailable);
         let info = status.get_details_error_info().unwrap();
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("kms_unavailable", "keyferry"));
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("kms_unreachable", "keyferry"));
         assert!(status.get_details_retry_info().is_some());
         assert!(!status.message().contains("refused"), "{}", status.message());
     }

@@ -235,7 +235,7 @@ impl Inner {
         let permitted = permitted?;
         let recipient = Recipient::of(&permitted)?;
         self.fleet.refuse_revoked(permitted.token()).await?;
-        let fetched = self.keys.fetch(permitted, &key).await?;
+        let fetched = self.keys.fetch(permitted, &recipient, &key).await?;
         in_step(names::WRAP_KEY, || fetched.wrap(&recipient))
     }
 

@@ -37,11 +37,15 @@ async fn nobody_administers_without_the_right_name_and_password() {
             }};
         }
         refused_by!(administration, create_policy, CreatePolicyRequest { document: "{}".to_owned() });
-        refused_by!(administration, get_policy, GetPolicyRequest { policy_id: String::new() });
+        refused_by!(administration, get_policy, GetPolicyRequest { policy_id: String::new(), version: 0 });
         refused_by!(administration, create_key, CreateKeyRequest::default());
         refused_by!(administration, get_key, GetKeyRequest { key_id: key_id.clone() });
         refused_by!(administration, export_key, ExportKeyRequest { key_id: key_id.clone(), public_key_pem: String::new() });
-        refused_by!(broker, explain_policy, ExplainPolicyRequest { key_id: key_id.clone(), token: String::new() });
+        refused_by!(
+            broker,
+            explain_policy,
+            ExplainPolicyRequest { key_id: key_id.clone(), token: String::new(), ..ExplainPolicyRequest::default() }
+        );
     }
     let record = stack.audit().await.pop().unwrap();
     assert_eq!((record.decision(), record.reason()), (AuditDecision::Denied, Reason::Unauthenticated));
@@ -55,14 +59,15 @@ async fn policies_and_keys_are_made_read_and_exported() {
     let created = administration.create_policy(admin(CreatePolicyRequest { document: document.clone() })).await.unwrap().into_inner();
     assert_eq!(created.version, 1);
     assert!(created.warnings[0].starts_with("only mrtd is pinned"), "{:?}", created.warnings);
-    let policy = administration.get_policy(admin(GetPolicyRequest { policy_id: created.policy_id.clone() })).await.unwrap().into_inner();
+    let policy =
+        administration.get_policy(admin(GetPolicyRequest { policy_id: created.policy_id.clone(), version: 0 })).await.unwrap().into_inner();
     assert_eq!((policy.document, policy.version), (document, 1));
 
     let request = CreateKeyRequest {
         algorithm: KeyAlgorithm::Aes.into(),
         length_bits: 128,
         policy_id: created.policy_id.clone(),
-        kms_key_ref: String::new(),
+        ..CreateKeyRequest::default()
     };
     let key_id = administration.create_key(admin(request)).await.unwrap().into_inner().key_id;
     let key = administration.get_key(admin(GetKeyRequest { key_id: key_id.clone() })).await.unwrap().into_inner();
@@ -88,6 +93,7 @@ async fn a_key_that_is_in_the_kms_already_is_adopted() {
         length_bits,
         policy_id: String::new(),
         kms_key_ref: reference.to_owned(),
+        ..CreateKeyRequest::default()
     };
     let key_id = stack.administration().create_key(admin(adopt(256, reference.as_str()))).await.unwrap().into_inner().key_id;
     let pair = ExportKeyPair::generate(2048).unwrap();
@@ -111,7 +117,7 @@ async fn wrong_requests_of_an_administrator_name_the_field() {
         assert!(status.code() == Code::InvalidArgument && status.message().contains(names), "{status}");
     }
     let key = |algorithm: KeyAlgorithm, length_bits, policy_id: &str| {
-        admin(CreateKeyRequest { algorithm: algorithm.into(), length_bits, policy_id: policy_id.to_owned(), kms_key_ref: String::new() })
+        admin(CreateKeyRequest { algorithm: algorithm.into(), length_bits, policy_id: policy_id.to_owned(), ..CreateKeyRequest::default() })
     };
     for (request, names) in [
         (key(KeyAlgorithm::Unspecified, 256, ""), "algorithm"),
@@ -134,7 +140,7 @@ async fn a_key_that_cannot_be_fetched_again_is_taken_back() {
     let stack = Stack::start().await;
     stack.kms.keep_every_key();
     let request =
-        CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id: String::new(), kms_key_ref: String::new() };
+        CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id: String::new(), ..CreateKeyRequest::default() };
     assert_eq!(refusal(stack.administration().create_key(admin(request)).await).1, "key_not_releasable");
     let made = stack.kms.made.lock().unwrap().clone();
     assert_eq!(made.len(), 1);
@@ -145,7 +151,7 @@ async fn a_key_that_cannot_be_fetched_again_is_taken_back() {
 async fn a_key_is_recorded_though_the_administrator_hung_up() {
     let stack = Stack::start().await;
     let request =
-        CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id: String::new(), kms_key_ref: String::new() };
+        CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id: String::new(), ..CreateKeyRequest::default() };
     let gate = stack.kms.gate.lock().await;
     let mut administration = stack.administration();
     let call = tokio::spawn(async move { administration.create_key(admin(request)).await });

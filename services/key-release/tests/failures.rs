@@ -26,7 +26,7 @@ async fn a_kms_that_is_down_refuses_with_a_reason_and_recovers() {
     stack.kms.go_down();
     assert_eq!(refusal(stack.transfer(&key_id, &token).await), refused(Code::Unavailable, "kms_unavailable"));
     let record = stack.audit().await.pop().unwrap();
-    assert_eq!((record.decision(), record.reason()), (AuditDecision::Denied, Reason::KmsUnavailable));
+    assert_eq!((record.decision(), record.reason()), (AuditDecision::Denied, Reason::KmsUnreachable));
     stack.kms.recover();
     assert!(stack.transfer(&key_id, &token).await.is_ok());
 }

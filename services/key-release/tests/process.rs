@@ -136,7 +136,7 @@ async fn it_starts_before_the_verifier_and_keeps_its_keys_over_a_restart() {
     let mut administration = KeyAdministrationClient::new(first.clone());
     let document = json!({ "attestation_type": "TDX", "tdx": { "attributes": { "trust_anchor": ANCHOR } } }).to_string();
     let policy_id = administration.create_policy(admin(CreatePolicyRequest { document })).await.unwrap().into_inner().policy_id;
-    let request = CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id, kms_key_ref: String::new() };
+    let request = CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id, ..CreateKeyRequest::default() };
     let key_id = administration.create_key(admin(request)).await.unwrap().into_inner().key_id;
     assert_eq!(refusal(transfer(&first, &key_id, verifier.token(|_| {})).await), refused(Code::Unavailable, "jwks_unavailable"));
 

@@ -127,7 +127,7 @@ async fn a_good_token_for_another_key_gets_wanted_and_got_in_the_audit_only() {
     assert_eq!((claim.claim.as_str(), claim.wanted.as_str(), claim.got.as_str()), ("tdx_mrtd", other.as_str(), mine.as_str()));
     assert_eq!((record.td_id.as_str(), record.policy_id.as_str()), (TD_ID, policy.as_str()));
 
-    let request = ExplainPolicyRequest { key_id, token };
+    let request = ExplainPolicyRequest { key_id, token, ..ExplainPolicyRequest::default() };
     let explained = stack.broker().explain_policy(admin(request)).await.unwrap().into_inner();
     assert_eq!((explained.permitted, explained.reason()), (false, Reason::PolicyMismatch));
     assert_eq!(explained.claims, record.claims);

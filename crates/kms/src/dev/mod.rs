@@ -23,7 +23,7 @@ use self::{
     disk::{create_master_key, lock, read_master_key, read_private, replace, unusable},
     format::{Contents, MasterKey, StoredKey},
 };
-use crate::{DevConfig, FetchedKey, KeyDescription, KeyRef, KeySpec, KeyState, Kms, KmsError, ReleaseRules, Revocation};
+use crate::{DevConfig, KeyDescription, KeyRef, KeySpec, KeyState, Kms, KmsError, ReleaseRules, Revocation};
 
 /// Keys in one encrypted file.
 #[derive(Clone)]
@@ -113,16 +113,12 @@ impl Kms for DevKms {
         self.read(|keys| keys.get(&id).map(|found| describe(key, found))).ok_or(KmsError::KeyNotFound)
     }
 
-    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<FetchedKey, KmsError> {
+    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<Arc<KeyMaterial>, KmsError> {
         let id = parse(key)?;
         let found = self.read(|keys| keys.get(&id).cloned()).ok_or(KmsError::KeyNotFound)?;
         ReleaseRules::default().check(key, spec, &describe(key, &found))?;
         let material = found.material.ok_or(KmsError::KeyDestroyed)?;
-        if material.len() == spec.length_bytes() {
-            Ok(FetchedKey::Material(material))
-        } else {
-            Err(KmsError::KeyMismatch { field: "length" })
-        }
+        if material.len() == spec.length_bytes() { Ok(material) } else { Err(KmsError::KeyMismatch { field: "length" }) }
     }
 
     async fn revoke(&self, key: &KeyRef, why: Revocation) -> Result<(), KmsError> {

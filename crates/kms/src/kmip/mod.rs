@@ -16,8 +16,8 @@ use self::{
     pool::{Effect, Pool},
 };
 use crate::{
-    Algorithm, FetchedKey, KeyDescription, KeyRef, KeySpec, KeyState, KmipConfig, Kms, KmsError, ReleaseRules, Revocation,
-    check::check_identity, single_flight::SingleFlight,
+    Algorithm, KeyDescription, KeyRef, KeySpec, KeyState, KmipConfig, Kms, KmsError, ReleaseRules, Revocation, check::check_identity,
+    single_flight::SingleFlight,
 };
 
 /// Raw bytes: the only key format we read.
@@ -28,7 +28,7 @@ const KEY_FORMAT_RAW: u32 = 1;
 /// Attributes and material of a key are read in one message, so that no change of state can come between them.
 pub struct KmipKms {
     server: Arc<Server>,
-    fetches: SingleFlight<Result<FetchedKey, KmsError>>,
+    fetches: SingleFlight<Result<Arc<KeyMaterial>, KmsError>>,
 }
 
 struct Server {
@@ -92,7 +92,7 @@ impl Kms for KmipKms {
         let request = Request::Register { key: new_key(spec), material: material.expose() };
         let (key, answer) = self.server.make(request, spec).await?;
         if answer == Answer::FoundByName {
-            let FetchedKey::Material(found) = self.fetch(&key, spec).await?;
+            let found = self.fetch(&key, spec).await?;
             if verify_slices_are_equal(found.expose(), material.expose()).is_err() {
                 return Err(KmsError::KeyMismatch { field: "material under this name" });
             }
@@ -104,7 +104,7 @@ impl Kms for KmipKms {
         self.server.inspect(key).await
     }
 
-    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<FetchedKey, KmsError> {
+    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<Arc<KeyMaterial>, KmsError> {
         let flight = format!("{:?}/{}/{}", spec.algorithm(), spec.length_bits(), key.as_str());
         let (server, key, spec) = (Arc::clone(&self.server), key.clone(), spec.clone());
         self.fetches.run(flight, move || async move { server.fetch(&key, &spec).await }).await
@@ -167,12 +167,12 @@ impl Server {
         .await
     }
 
-    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<FetchedKey, KmsError> {
+    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<Arc<KeyMaterial>, KmsError> {
         let id = key.object_id();
         self.call(Effect::Read, &[Request::GetAttributes { id }, Request::Get { id }], |answers| {
             let [attributes, object] = answers else { return Err(KmsError::Protocol("fewer answers than requests")) };
             self.rules.check(key, spec, &describe(key, attributes.attributes()?))?;
-            read_material(key, spec, object).map(|material| FetchedKey::Material(Arc::new(material)))
+            read_material(key, spec, object).map(Arc::new)
         })
         .await
     }

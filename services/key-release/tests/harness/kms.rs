@@ -7,7 +7,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use keyferry_key_wrap::KeyMaterial;
-use keyferry_kms::{DevKms, FetchedKey, KeyDescription, KeyRef, KeySpec, Kms, KmsError, Revocation};
+use keyferry_kms::{DevKms, KeyDescription, KeyRef, KeySpec, Kms, KmsError, Revocation};
 
 const SOUND: u8 = 0;
 const DOWN: u8 = 1;
@@ -71,7 +71,7 @@ impl Kms for BrokenKms {
     async fn inspect(&self, key: &KeyRef) -> Result<KeyDescription, KmsError> {
         self.reach()?.inspect(key).await
     }
-    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<FetchedKey, KmsError> {
+    async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<Arc<KeyMaterial>, KmsError> {
         self.fetching.notify_one();
         drop(self.gate.lock().await);
         if self.state.load(Ordering::SeqCst) == NOT_RELEASABLE {
@@ -80,7 +80,7 @@ impl Kms for BrokenKms {
         let fetched = self.reach()?.fetch(key, spec).await?;
         if self.state.load(Ordering::SeqCst) == OTHER_BYTES {
             let other = KeyMaterial::random(spec.length_bytes()).map_err(|_| KmsError::Internal)?;
-            return Ok(FetchedKey::Material(Arc::new(other)));
+            return Ok(Arc::new(other));
         }
         Ok(fetched)
     }

@@ -133,7 +133,7 @@ impl Stack {
             algorithm: KeyAlgorithm::Aes.into(),
             length_bits: 256,
             policy_id: policy_id.to_owned(),
-            kms_key_ref: String::new(),
+            ..CreateKeyRequest::default()
         };
         self.administration().create_key(admin(request)).await.unwrap().into_inner().key_id
     }

@@ -191,7 +191,7 @@ impl FakeBroker {
         if script == Script::AlteredKey {
             *wrapped_key.last_mut().unwrap() ^= 1;
         }
-        let answer = TransferKeyResponse { wrapped_key, wrapped_swk, release_id: RELEASE_ID.to_owned() };
+        let answer = TransferKeyResponse { kms_wrapped_key: Vec::new(), wrapped_key, wrapped_swk, release_id: RELEASE_ID.to_owned() };
         Ok(if script == Script::Empty { TransferKeyResponse::default() } else { answer })
     }
 }
