@@ -24,7 +24,7 @@ fn seven() -> KeyRef {
     KeyRef::parse("7").unwrap()
 }
 
-async fn fetch(config: &KmipConfig) -> Result<KmsError> {
+async fn fetch(config: &KmipConfig) -> Result<std::sync::Arc<keyferry_key_wrap::KeyMaterial>, KmsError> {
     KmipKms::new(config).unwrap().fetch(&seven(), &spec()).await
 }
 
