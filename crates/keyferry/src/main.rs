@@ -1,4 +1,4 @@
-//! The operators' command line: `keyferry bus`, `keyferry evidence`.
+//! The operators' command line: `keyferry bus`, `keyferry evidence`, `keyferry policy`.
 //!
 //! Output rules, the same for every command: stdout is data, stderr is talk. A mistake ends in one line
 //! `keyferry: error: ...` and, where there is something to do, one line `keyferry: hint: ...`. Exit codes: 0 yes or done,
@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 mod bus;
 mod evidence;
 mod output;
+mod policy;
 
 use output::{CommandResult, Failure};
 
@@ -33,6 +34,9 @@ enum Command {
     /// Look into TDX quotes and verify them.
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
+    /// Check, test, compare and explain key transfer policies.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +51,7 @@ fn run(cli: Option<Cli>) -> CommandResult {
     match cli.command {
         Command::Bus(command) => bus::run(command),
         Command::Evidence(command) => evidence::run(command),
+        Command::Policy(command) => policy::run(command),
     }
 }
 
