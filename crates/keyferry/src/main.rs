@@ -1,4 +1,5 @@
-//! The operators' command line: `keyferry bus`, `keyferry evidence`, `keyferry policy`.
+//! The operators' command line: `keyferry bus`, `keyferry evidence`, `keyferry policy`, `keyferry key`,
+//! `keyferry user`, `keyferry import`.
 //!
 //! Output rules, the same for every command: stdout is data, stderr is talk. A mistake ends in one line
 //! `keyferry: error: ...` and, where there is something to do, one line `keyferry: hint: ...`. Exit codes: 0 yes or done,
@@ -11,10 +12,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod broker;
 mod bus;
 mod evidence;
+mod import;
+mod key;
 mod output;
 mod policy;
+mod user;
 
 use output::{CommandResult, Failure};
 
@@ -34,9 +39,18 @@ enum Command {
     /// Look into TDX quotes and verify them.
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
-    /// Check, test, compare and explain key transfer policies.
+    /// Check, store, change and explain key transfer policies.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Make, register, list and export keys.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Say who may administer.
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Take over what another key broker holds.
+    #[command(subcommand)]
+    Import(import::ImportCommand),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +66,9 @@ fn run(cli: Option<Cli>) -> CommandResult {
         Command::Bus(command) => bus::run(command),
         Command::Evidence(command) => evidence::run(command),
         Command::Policy(command) => policy::run(command),
+        Command::Key(command) => key::run(command),
+        Command::User(command) => user::run(command),
+        Command::Import(command) => import::run(&command),
     }
 }
 

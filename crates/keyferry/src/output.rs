@@ -77,3 +77,61 @@ pub(crate) fn talk(text: impl Display) {
     // A closed stderr leaves nobody to tell.
     let _ = writeln!(std::io::stderr().lock(), "keyferry: {text}");
 }
+
+/// Text of somebody else, for a terminal: control characters become the replacement character.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character }).collect()
+}
+
+/// Columns under their titles, as wide as their widest cell.
+pub(crate) fn table<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> String {
+    let rows: Vec<[String; N]> =
+        std::iter::once(titles.map(str::to_owned)).chain(rows.iter().cloned()).map(|row| row.map(|cell| printable(&cell))).collect();
+    let mut widths = [0_usize; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A list as a table, or with `--json` as an array.
+pub(crate) fn list<const N: usize>(
+    titles: [&str; N],
+    rows: &[[String; N]],
+    values: Vec<serde_json::Value>,
+    json: bool,
+) -> Result<(), Failure> {
+    if json { data(serde_json::Value::Array(values)) } else { data(table(titles, rows)) }
+}
+
+/// One thing as lines `name value`, or with `--json` as an object. Absent members have no line.
+pub(crate) fn object(value: &serde_json::Value, json: bool) -> Result<(), Failure> {
+    let serde_json::Value::Object(members) = value else { return data(value) };
+    if json {
+        return data(value);
+    }
+    let width = members.keys().map(String::len).max().unwrap_or_default();
+    let lines = members.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| {
+        let shown = match value {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Array(values) => {
+                values.iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect::<Vec<_>>().join(", ")
+            }
+            other => other.to_string(),
+        };
+        format!("{name:width$}  {}", printable(&shown))
+    });
+    data(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// A time of the contract, RFC 3339; `None` where there is none.
+pub(crate) fn time(timestamp: Option<prost_types::Timestamp>) -> Option<String> {
+    let timestamp = timestamp?;
+    jiff::Timestamp::new(timestamp.seconds, timestamp.nanos).ok().map(|time| time.to_string())
+}

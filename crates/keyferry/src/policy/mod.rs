@@ -1,4 +1,4 @@
-//! `keyferry policy`: key transfer policies, as files of this machine.
+//! `keyferry policy`: key transfer policies, as files of this machine and as `key-release` keeps them.
 
 use std::process::ExitCode;
 
@@ -7,17 +7,42 @@ use clap::Subcommand;
 use crate::output::CommandResult;
 
 mod offline;
+mod online;
 
 /// The commands about key transfer policies.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Check a policy document: exit code 0 if nothing is found, 1 if it is weaker than it looks, 2 if it is no policy.
     Lint(offline::Lint),
+    /// Store a policy; its id goes to stdout, what it is weak in to stderr.
+    Create(online::Create),
+    /// Show a stored policy's document.
+    Show(online::Show),
+    /// List the stored policies.
+    List(online::List),
+    /// Make a new version of a stored policy; its number goes to stdout.
+    Update(online::Update),
+    /// List every version there was, newest first.
+    History(online::One),
+    /// Make a new version whose document is that of an older one; its number goes to stdout.
+    Rollback(online::Rollback),
+    /// Delete a policy that no key refers to.
+    Delete(online::One),
+    /// How a token fares against a policy, claim by claim: exit code 0 if the key would be released, 1 if not.
+    Explain(online::Explain),
 }
 
 pub(crate) fn run(command: PolicyCommand) -> CommandResult {
     match command {
         PolicyCommand::Lint(lint) => lint.run(),
+        PolicyCommand::Create(create) => create.run(),
+        PolicyCommand::Show(show) => show.run(),
+        PolicyCommand::List(list) => list.run(),
+        PolicyCommand::Update(update) => update.run(),
+        PolicyCommand::History(one) => one.history(),
+        PolicyCommand::Rollback(rollback) => rollback.run(),
+        PolicyCommand::Delete(one) => one.delete(),
+        PolicyCommand::Explain(explain) => explain.run(),
     }
 }
 

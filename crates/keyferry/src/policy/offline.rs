@@ -45,7 +45,7 @@ fn policy(file: &Path) -> Result<Policy, Failure> {
 }
 
 /// A text file of at most `bytes_max`, and one byte over, so that a parser can still tell that it is too much.
-fn text(file: &Path, bytes_max: usize) -> Result<String, Failure> {
+pub(super) fn text(file: &Path, bytes_max: usize) -> Result<String, Failure> {
     let failure = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display())).hint("check the path");
     let mut text = String::new();
     File::open(file).map_err(failure)?.take(bytes_max as u64 + 1).read_to_string(&mut text).map_err(failure)?;
