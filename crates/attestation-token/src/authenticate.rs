@@ -2,14 +2,11 @@
 
 use std::fmt;
 
-use base64::{
-    Engine,
-    prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
-};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::Validation;
 use keyferry_identifiers::{AttestationId, TdId};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -19,7 +16,8 @@ use crate::{
     denial::{TokenDenial, shown},
     jwks::{KeySet, VerificationKey},
     names_trust_anchor,
-    wire::{Common, Members, NonceText},
+    read::Statement,
+    wire::Common,
 };
 
 /// Characters of a `jti`.
@@ -40,6 +38,7 @@ pub struct Unverified {
 pub struct AuthenticToken {
     compact: Zeroizing<String>,
     claims: Claims,
+    members: Map<String, Value>,
     held_data: Option<Vec<u8>>,
     nonce: Option<Nonce>,
     token_id: String,
@@ -60,7 +59,12 @@ impl AuthenticToken {
     pub fn claims(&self) -> &Claims {
         &self.claims
     }
-    /// The user data that the TD had quoted; `None` when there was none, or when it was a JSON object.
+    /// Every member of the payload, in the flat shape whatever shape it travelled in: what stood inside `tdx` or `sgx`
+    /// stands at the top. For rules that look at more than [`Claims`].
+    pub fn members(&self) -> &Map<String, Value> {
+        &self.members
+    }
+    /// The user data that the attester had quoted; `None` when there was none, or when it was a JSON object.
     pub fn held_data(&self) -> Option<&[u8]> {
         self.held_data.as_deref()
     }
@@ -187,21 +191,13 @@ fn believe(jwt: &str, payload: &Value, set: &KeySet, now: u64) -> Result<Authent
     if issuer != set.issuer() {
         return Err(TokenDenial::IssuerUnknown { found: shown(&issuer) });
     }
-    let nested = common.tdx.is_some();
-    let mut tdx = match common.tdx {
-        Some(tdx) => tdx,
-        None => Members::deserialize(payload).map_err(malformed)?,
-    };
-    let attester_type = tdx.attester_type.take().or_else(|| nested.then(|| "TDX".to_owned()));
-    let attester_type = attester_type.ok_or(TokenDenial::ClaimMissing { claim: "attester_type" })?;
-    let held_data = tdx.attester_held_data.take().map(|text| decoded(&text, "attester_held_data")).transpose()?;
-    let nonce = tdx.verifier_nonce.take().map(|text| nonce(&text)).transpose()?;
-    let policy_ids_matched = common.policy_ids_matched.map(|list| list.into_iter().map(|entry| entry.id).collect());
+    let statement = Statement::read(payload)?;
     Ok(AuthenticToken {
         compact: Zeroizing::new(jwt.to_owned()),
-        claims: claims(tdx, attester_type, policy_ids_matched)?,
-        held_data,
-        nonce,
+        claims: statement.claims,
+        members: statement.members,
+        held_data: statement.held_data,
+        nonce: statement.nonce,
         token_id: token_id(common.jti)?,
         issuer,
         issued_at,
@@ -224,61 +220,6 @@ fn times(common: &Common, age_max: u64, now: u64) -> Result<(u64, u64), TokenDen
         return Err(TokenDenial::NotYetValid { from });
     }
     Ok((issued_at, expires_at))
-}
-
-fn claims(tdx: Members, attester_type: String, policy_ids_matched: Option<Vec<uuid::Uuid>>) -> Result<Claims, TokenDenial> {
-    let is_debuggable = is_debuggable(&tdx);
-    let collateral = tdx.tdx_collateral.unwrap_or_default();
-    Ok(Claims {
-        attester_type,
-        tcb_status: tdx.attester_tcb_status,
-        tcb_date: tdx.attester_tcb_date,
-        advisory_ids: tdx.attester_advisory_ids.unwrap_or_default(),
-        mr_td: digits(tdx.tdx_mrtd, 96, "tdx_mrtd")?,
-        mr_seam: digits(tdx.tdx_mrseam, 96, "tdx_mrseam")?,
-        mr_signer_seam: digits(tdx.tdx_mrsignerseam, 96, "tdx_mrsignerseam")?,
-        mr_config_id: digits(tdx.tdx_mrconfigid, 96, "tdx_mrconfigid")?,
-        mr_owner: digits(tdx.tdx_mrowner, 96, "tdx_mrowner")?,
-        mr_owner_config: digits(tdx.tdx_mrownerconfig, 96, "tdx_mrownerconfig")?,
-        rtmrs: [
-            digits(tdx.tdx_rtmr0, 96, "tdx_rtmr0")?,
-            digits(tdx.tdx_rtmr1, 96, "tdx_rtmr1")?,
-            digits(tdx.tdx_rtmr2, 96, "tdx_rtmr2")?,
-            digits(tdx.tdx_rtmr3, 96, "tdx_rtmr3")?,
-        ],
-        report_data: digits(tdx.tdx_report_data, 128, "tdx_report_data")?,
-        tee_tcb_svn: digits(tdx.tdx_tee_tcb_svn, 32, "tdx_tee_tcb_svn")?,
-        seam_svn: tdx.tdx_seamsvn,
-        td_attributes: digits(tdx.tdx_td_attributes, 16, "tdx_td_attributes")?,
-        xfam: digits(tdx.tdx_xfam, 16, "tdx_xfam")?,
-        seam_attributes: digits(tdx.tdx_seam_attributes, 16, "tdx_seam_attributes")?,
-        is_debuggable,
-        policy_ids_matched,
-        fmspc: digits(collateral.fmspc, 12, "tdx_collateral.fmspc")?,
-        tcb_evaluation_data_number: collateral.tcbevaluationdatanumber,
-    })
-}
-
-/// `None` when nothing in the token says whether the TD can be debugged; else whether anything says that it can. The first
-/// byte of the TD attributes is the group of bits that make a TD untrusted, DEBUG among them.
-fn is_debuggable(tdx: &Members) -> Option<bool> {
-    let attributes = tdx.tdx_td_attributes.as_deref().and_then(|text| hex::decode(text).ok());
-    let words = [
-        tdx.dbgstat.as_deref().map(|status| status != "disabled"),
-        attributes.and_then(|bytes| bytes.first().map(|byte| *byte != 0)),
-        tdx.tdx_is_debuggable,
-        tdx.tdx_td_attributes_debug,
-    ];
-    words.into_iter().flatten().reduce(|one, other| one || other)
-}
-
-/// Lower-case hex of exactly `length` digits; a longer or shorter value is no measurement.
-fn digits(text: Option<String>, length: usize, claim: &'static str) -> Result<Option<String>, TokenDenial> {
-    match text {
-        None => Ok(None),
-        Some(text) if text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(Some(text.to_ascii_lowercase())),
-        Some(_) => Err(TokenDenial::ClaimMalformed { claim }),
-    }
 }
 
 fn token_id(jti: Option<String>) -> Result<String, TokenDenial> {
@@ -310,16 +251,7 @@ fn parsed<T, E>(text: Option<String>, claim: &'static str, parse: impl Fn(&str) 
     text.map(|text| parse(&text)).transpose().map_err(|_| TokenDenial::ClaimMalformed { claim })
 }
 
-fn nonce(text: &NonceText) -> Result<Nonce, TokenDenial> {
-    let member = |text: &str| decoded(text, "verifier_nonce");
-    Ok(Nonce { val: member(&text.val)?, iat: member(&text.iat)?, signature: member(&text.signature)? })
-}
-
-fn decoded(text: &str, claim: &'static str) -> Result<Vec<u8>, TokenDenial> {
-    BASE64_STANDARD.decode(text).map_err(|_| TokenDenial::ClaimMalformed { claim })
-}
-
-fn part<T: serde::de::DeserializeOwned>(text: &str, field: &'static str) -> Result<T, TokenDenial> {
+pub(crate) fn part<T: serde::de::DeserializeOwned>(text: &str, field: &'static str) -> Result<T, TokenDenial> {
     let json = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenDenial::Malformed { field })?;
     serde_json::from_slice(&json).map_err(|_| TokenDenial::Malformed { field })
 }

@@ -127,10 +127,19 @@ pub struct Claims {
     pub td_attributes: Option<String>,
     pub xfam: Option<String>,
     pub seam_attributes: Option<String>,
-    /// True when any of the debug claims or the TD attributes say so, `None` when none of them is there.
+    /// True when any of the debug claims of the attester's family or the TD attributes say so, `None` when none of them is
+    /// there.
     pub is_debuggable: Option<bool>,
     /// Appraisal policy ids that matched; `None` when the verifier names none.
     pub policy_ids_matched: Option<Vec<Uuid>>,
     pub fmspc: Option<String>,
     pub tcb_evaluation_data_number: Option<u32>,
+    pub pce_svn: Option<u16>,
+    /// The sixteen SGX TCB component versions, 32 digits.
+    pub sgx_tcb_components: Option<String>,
+    /// 64 digits; of an SGX enclave, as the three below.
+    pub sgx_mr_signer: Option<String>,
+    pub sgx_mr_enclave: Option<String>,
+    pub sgx_isv_prod_id: Option<u16>,
+    pub sgx_isv_svn: Option<u16>,
 }

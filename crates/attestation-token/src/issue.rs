@@ -194,6 +194,7 @@ fn tdx(claims: &TdxClaims, shape: Shape) -> Members {
         tdx_is_debuggable: bit(DEBUG),
         tdx_is_migratable: bit(MIGRATABLE),
         tdx_collateral: Some(collateral(&claims.collateral, shape)),
+        ..Members::default()
     }
 }
 

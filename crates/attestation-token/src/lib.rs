@@ -1,4 +1,4 @@
-//! Attestation tokens: what a verifier says about a TD, signed; and how a relying party comes to believe it.
+//! Attestation tokens: what a verifier says about a TD or an SGX enclave, signed; and how a relying party comes to believe it.
 //!
 //! * Issue: [`TokenIssuer`] signs [`TdxClaims`] with a [`SigningKey`] that was parsed once, in the nested (v2) or flat
 //!   (v1) shape of Intel Trust Authority. [`jwks`] writes the key set that verifiers of such tokens fetch.
@@ -6,6 +6,9 @@
 //!   the leaf certificates. [`authenticate`] turns a compact JWS into an [`AuthenticToken`] or a [`TokenDenial`]; there is
 //!   no other way to get one. The algorithm is looked up in the issuer's allow-list, never taken from the header; `jku`
 //!   is never followed; an unknown issuer, key or algorithm is refused before any cryptography runs.
+//!
+//! [`UnverifiedClaims`] reads what a payload says without believing it, for explanations and for tests of policies; nothing
+//! that releases a key takes it.
 //!
 //! This crate knows nothing of networks, clocks and policies: the time is an argument, fetching the JWKS is somebody
 //! else's work, and whether an authentic token is *enough* is `key-transfer-policy`'s question.
@@ -20,6 +23,7 @@ mod denial;
 mod issue;
 mod jwks;
 mod key;
+mod read;
 mod wire;
 
 pub use algorithm::Algorithm;
@@ -29,6 +33,7 @@ pub use denial::TokenDenial;
 pub use issue::{BACKDATED_SECONDS, IssueError, IssuedToken, Shape, TokenIssuer};
 pub use jwks::{AbsentAnchor, KeySet, KeySetError, TrustedIssuer};
 pub use key::{SigningKey, SigningKeyError, jwks};
+pub use read::UnverifiedClaims;
 
 /// The longest token that is looked at, in characters: quotes bind at most 32 KiB of user data.
 pub const TOKEN_CHARACTERS_MAX: usize = 64 * 1024;

@@ -1,9 +1,9 @@
-//! The JSON of a token's payload: one set of members, at the top (v1) or inside `tdx` (v2).
+//! The JSON of a token's payload: one set of members, at the top (v1) or inside `tdx` or `sgx` (v2).
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Members of the payload besides the TDX ones.
+/// Members of the payload besides those of the attester.
 #[derive(Serialize, Deserialize, Default)]
 pub(crate) struct Common {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -18,6 +18,8 @@ pub(crate) struct Common {
     pub(crate) policy_ids_unmatched: Option<Vec<PolicyEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tdx: Option<Members>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sgx: Option<Members>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ver: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +42,7 @@ pub(crate) struct Common {
     pub(crate) exp: Option<u64>,
 }
 
-/// The members that move between the top and `tdx`.
+/// The members that move between the top and `tdx` or `sgx`.
 #[derive(Serialize, Deserialize, Default)]
 pub(crate) struct Members {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +65,22 @@ pub(crate) struct Members {
     pub(crate) pce_svn: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sgx_tcb_comp_svn: Option<String>,
+    /// What Intel's documentation calls `pce_svn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tdx_pcesvn: Option<u16>,
+    /// What Intel's documentation calls `sgx_tcb_comp_svn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tdx_tcb_comp_svn: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sgx_mrsigner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sgx_mrenclave: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sgx_isvprodid: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sgx_isvsvn: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sgx_is_debuggable: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tdx_mrtd: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
