@@ -5,7 +5,8 @@
 //! after its effect; a message nobody can handle ends in the dead letters with a reason; a body whose identity is not the
 //! one in its subject never reaches a handler; an answer goes to an inbox and nowhere else.
 //!
-//! It knows nothing of quotes, tokens, keys or policies, and reads no clock: whoever signs credentials says what time it is.
+//! It knows nothing of quotes, tokens, keys or policies, and reads no calendar: whoever signs credentials or keeps
+//! the audit says what time it is.
 
 mod audit;
 mod bucket;
@@ -26,7 +27,8 @@ mod request;
 mod service;
 mod subscribe;
 
-pub use audit::{AuditLog, Recorded};
+pub use audit::key::{AuditKey, AuditKeyError, AuditPublicKey};
+pub use audit::{AuditLog, AuditPace, Recorded};
 pub use bucket::{Bucket, BucketError, BucketHandle, Entry};
 pub use connection::{Bus, BusConfig, ConnectError};
 pub use consume::{Delivery, Handler, Outcome};

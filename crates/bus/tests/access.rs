@@ -14,7 +14,7 @@ use std::{
 use async_nats::{Client, jetstream};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::StreamExt;
-use keyferry_bus::{Bus, BusConfig, ConnectError, Credentials, OperatorError, PublishError, Role};
+use keyferry_bus::{AuditKey, AuditLog, Bus, BusConfig, ConnectError, Credentials, OperatorError, PublishError, Role};
 use keyferry_contract::{
     Event, Stream,
     attestation::v1::{EvidenceCollected, TokenIssued},
@@ -206,10 +206,14 @@ async fn services_may_do_their_own_work_and_nothing_else() {
     }
 }
 
+async fn audit_log(server: &NatsServer) -> AuditLog {
+    AuditLog::new(server.connect(Role::KeyRelease).await.unwrap(), AuditKey::generate().unwrap(), prost_types::Timestamp::default)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_auditor_cannot_have_answers_stored_elsewhere() {
     let server = start().await;
-    let writer = keyferry_bus::AuditLog::new(server.connect(Role::KeyRelease).await.unwrap());
+    let writer = audit_log(&server).await;
     writer.record(keyferry_contract::release::v1::AuditRecord::default()).await.unwrap();
     let (td, _) = server.enrol("one").unwrap();
     let admin = server.connect(Role::Admin).await.unwrap();
@@ -248,7 +252,7 @@ async fn a_person_can_name_an_inbox_by_its_role_and_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_auditor_reads_the_audit_and_cannot_alter_it() {
     let server = start().await;
-    let writer = keyferry_bus::AuditLog::new(server.connect(Role::KeyRelease).await.unwrap());
+    let writer = audit_log(&server).await;
     for _ in 0..3 {
         writer.record(keyferry_contract::release::v1::AuditRecord::default()).await.unwrap();
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::StreamExt;
-use keyferry_bus::{AuditLog, Bus, Provisioning, PublishError, RequestError, Role, RpcService, SubscribeError};
+use keyferry_bus::{Bus, Provisioning, PublishError, RequestError, Role, RpcService, SubscribeError};
 use keyferry_contract::{
     Event, Reason, Rpc, Stream,
     attestation::v1::{AttestationRejected, GetNonceRequest, GetNonceResponse, TokenIssued, VerifierNonce},
@@ -191,64 +191,4 @@ async fn the_last_answer_is_read_back_after_a_reconnect() {
     tokio::time::timeout(PATIENCE, connects.wait_for(|count| *count > before)).await.unwrap().unwrap();
     assert_eq!(site.td.latest::<TokenIssued>(&site.td_id).await.unwrap().unwrap().token, "a");
     assert_eq!(site.td.latest::<AttestationRejected>(&site.td_id).await.unwrap().unwrap(), rejected);
-}
-
-fn decision(decision: AuditDecision) -> AuditRecord {
-    AuditRecord { decision: decision.into(), ..AuditRecord::default() }
-}
-
-/// Every audit record in the stream, in its order.
-async fn audited(site: &Site) -> Vec<AuditRecord> {
-    let auditor = site.server.connect(Role::Auditor).await.unwrap();
-    let stream = auditor.jetstream().get_stream(Stream::Audit.name()).await.unwrap();
-    let mut records = Vec::new();
-    for sequence in 1..=stream.cached_info().state.messages {
-        records.push(AuditRecord::decode(stream.get_raw_message(sequence).await.unwrap().payload).unwrap());
-    }
-    records
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn audit_records_form_one_chain_per_writer() {
-    let site = Site::start().await;
-    let log = AuditLog::new(site.broker.clone());
-    let records = (0..20).map(|_| log.record(decision(AuditDecision::TokenIssued)));
-    let recorded = futures::future::join_all(records).await;
-    assert!(recorded.into_iter().all(|recorded| recorded.is_ok()));
-    let stored = audited(&site).await;
-    let mut previous = vec![0; 32];
-    for (index, record) in stored.iter().enumerate() {
-        assert_eq!((record.sequence, &record.writer_id), (index as u64 + 1, &stored[0].writer_id));
-        assert_eq!(record.previous_digest, previous);
-        assert_eq!(record.service, "token-broker");
-        previous = Sha256::digest(record.encode_to_vec()).to_vec();
-    }
-    assert_eq!(stored.len(), 20);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_the_audit_stream_nothing_is_recorded_and_the_next_chain_is_whole() {
-    let site = Site::start().await;
-    let admin = site.server.connect(Role::Admin).await.unwrap();
-    let log = AuditLog::new(site.broker.clone());
-    let first = log.record(decision(AuditDecision::TokenIssued)).await.unwrap();
-    admin.jetstream().delete_stream(Stream::Audit.name()).await.unwrap();
-    let failed = log.record(decision(AuditDecision::TokenIssued)).await;
-    assert!(matches!(failed, Err(PublishError::Unacknowledged { .. })), "{failed:?}");
-    admin.provision(&Provisioning::default()).await.unwrap();
-    let next = log.record(decision(AuditDecision::TokenIssued)).await.unwrap();
-    assert_ne!(next.record.writer_id, first.record.writer_id);
-    assert_eq!((next.record.sequence, &next.record.previous_digest[..]), (1, &[0; 32][..]));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_audit_refuses() {
-    let site = Site::start().await;
-    let admin = site.server.connect(Role::Admin).await.unwrap();
-    let mut config = admin.jetstream().get_stream(Stream::Audit.name()).await.unwrap().cached_info().config.clone();
-    config.max_messages = 1;
-    admin.jetstream().update_stream(config).await.unwrap();
-    let log = AuditLog::new(site.broker.clone());
-    log.record(decision(AuditDecision::TokenIssued)).await.unwrap();
-    assert!(matches!(log.record(decision(AuditDecision::Denied)).await, Err(PublishError::Full { .. })));
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use keyferry_bus::{AuditLog, Bus};
+use keyferry_bus::AuditLog;
 use keyferry_contract::{
     Reason,
     release::v1::{AuditDecision, AuditRecord, ClaimResult},
@@ -38,8 +38,13 @@ pub(crate) struct Audit {
 pub(crate) struct Acknowledged(());
 
 impl Audit {
-    pub(crate) fn new(bus: &Bus) -> Self {
-        Self { log: AuditLog::new(bus.clone()), anonymous: Budget::new(ANONYMOUS_PER_SECOND), intruders: Budget::new(INTRUDERS_PER_SECOND) }
+    pub(crate) fn new(log: AuditLog) -> Self {
+        Self { log, anonymous: Budget::new(ANONYMOUS_PER_SECOND), intruders: Budget::new(INTRUDERS_PER_SECOND) }
+    }
+
+    /// Signs what was recorded for the last time; nothing can be recorded afterwards.
+    pub(crate) async fn finish(&self) {
+        self.log.finish().await;
     }
 
     /// A key is about to leave for a TD.
@@ -108,6 +113,7 @@ fn draft(case: &Case) -> AuditRecord {
         policy_id: case.policy_id.clone(),
         policy_version: case.policy_version,
         trust_anchor: case.trust_anchor.clone(),
+        tcb_status: case.tcb_status.clone(),
         claims: case.comparisons.iter().map(claim_result).collect(),
         mode: case.mode.label().to_owned(),
         ..AuditRecord::default()

@@ -34,6 +34,7 @@ pub(crate) struct Case {
     pub(crate) token_id: String,
     pub(crate) attestation_id: String,
     pub(crate) trust_anchor: String,
+    pub(crate) tcb_status: String,
     pub(crate) policy_id: String,
     pub(crate) policy_version: u32,
     pub(crate) comparisons: Vec<Comparison>,
@@ -51,6 +52,7 @@ impl Case {
             token_id: String::new(),
             attestation_id: String::new(),
             trust_anchor: String::new(),
+            tcb_status: String::new(),
             policy_id: String::new(),
             policy_version: 0,
             comparisons: Vec::new(),
@@ -63,6 +65,7 @@ impl Case {
         token.token_id().clone_into(&mut self.token_id);
         self.attestation_id = token.attestation_id().map(ToString::to_string).unwrap_or_default();
         token.trust_anchor().clone_into(&mut self.trust_anchor);
+        self.tcb_status = token.claims().tcb_status.clone().unwrap_or_default();
         span.attribute(names::TOKEN_ID, &self.token_id);
         span.attribute(names::TRUST_ANCHOR, &self.trust_anchor);
         if let Some(td_id) = &self.td_id {

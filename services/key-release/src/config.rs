@@ -30,6 +30,10 @@ pub struct Config {
     pub bus: BusConfig,
     /// 64 hex digits, mode 0600: seals the records. Made if it is not there; replicas need the same file. Since 0.1.
     pub store_key_file: PathBuf,
+    /// PEM, mode 0600: signs the audit; made if it is not there, its public half beside it as `.pub`. Replicas may have one
+    /// each. Default: `audit.key` beside `store_key_file`. Since 0.2.
+    #[serde(default)]
+    pub audit_key_file: Option<PathBuf>,
     /// Whose tokens count. At least one. Since 0.1.
     pub issuers: Vec<IssuerConfig>,
     /// Appraises evidence for background-check mode. Absent: passport mode only. Since 0.1.
@@ -43,6 +47,13 @@ pub struct Config {
     /// What a caller's trace context is worth. Since 0.1.
     #[serde(default)]
     pub trace_context: TraceContext,
+}
+
+impl Config {
+    /// Where the key is that signs the audit.
+    pub fn audit_key_file(&self) -> PathBuf {
+        self.audit_key_file.clone().unwrap_or_else(|| self.store_key_file.with_file_name("audit.key"))
+    }
 }
 
 /// An issuer of attestation tokens whose word counts.

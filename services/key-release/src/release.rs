@@ -7,7 +7,7 @@ use std::{
 };
 
 use keyferry_attestation_token::{AuthenticToken, Nonce};
-use keyferry_bus::Bus;
+use keyferry_bus::{AuditLog, Bus};
 use keyferry_contract::Reason;
 use keyferry_identifiers::{KeyId, PolicyId, ReleaseId};
 use keyferry_key_transfer_policy::{Comparison, PolicyDenial, evaluate, explain};
@@ -46,8 +46,10 @@ const DECISION_WITHIN: Duration = Duration::from_secs(18);
 
 /// What a release is made of.
 pub struct Parts {
-    /// Records, audit and events.
+    /// Records and events.
     pub bus: Bus,
+    /// Every decision is recorded here before it has any effect.
+    pub audit: AuditLog,
     /// Seals the records, and makes the fingerprints.
     pub store_key: Arc<StoreKey>,
     /// Whose tokens count.
@@ -106,7 +108,7 @@ impl Release {
             records: Records::open(&parts.bus, &parts.store_key),
             keys: Keys::new(parts.kms, &parts.store_key),
             verifier: parts.verifier,
-            audit: Audit::new(&parts.bus),
+            audit: Audit::new(parts.audit),
             fleet: Fleet::new(&parts.bus),
             events: Events::new(parts.bus),
             transfers: Semaphore::new(TRANSFERS_MAX),
@@ -115,10 +117,11 @@ impl Release {
         }))
     }
 
-    /// Waits until decisions under way are made and recorded, and their events published.
+    /// Waits until decisions under way are made and recorded, signs the audit for the last time, and waits for their events.
     pub async fn finish(&self) {
         self.0.detached.close();
         self.0.detached.wait().await;
+        self.0.audit.finish().await;
         self.0.events.finish().await;
     }
 

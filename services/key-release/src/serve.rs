@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use keyferry_bus::Bus;
+use keyferry_bus::{AuditKey, AuditLog, Bus};
 use keyferry_lifecycle::{During, ReadinessCheck, Scope, StartError, clock};
 use keyferry_sealed_store::StoreKey;
 use keyferry_telemetry::propagation::inject_http;
@@ -12,6 +12,7 @@ use tracing::Span;
 
 use crate::{
     administrators::Administrators,
+    audit,
     config::{AdminConfig, Config, VerifierConfig},
     issuers::Issuers,
     release::{Parts, Release},
@@ -30,6 +31,7 @@ const KMS_HEALTH_RETRY: Duration = Duration::from_secs(2);
 pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let tls = server_config(&config.tls, ALPN_GRPC).during("reading the listener's certificate")?;
     let store_key = StoreKey::load_or_create(&config.store_key_file).during("reading the store key")?;
+    let audit_key = AuditKey::load_or_create(&config.audit_key_file()).during("reading the audit key")?;
     let issuers = Arc::new(Issuers::open(&config.issuers).during("reading the issuers")?);
     let verifier = config.verifier.as_ref().map(verifier).transpose().during("setting up the verifier")?;
     let administrators = Arc::new(administrators(&config.admin).await?);
@@ -37,7 +39,9 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let bus = Bus::connect(&config.bus, "key-release").await.during("connecting to the bus")?;
 
     let store_key = Arc::new(store_key);
-    let release = Release::new(Parts { bus: bus.clone(), store_key, issuers: Arc::clone(&issuers), kms, verifier });
+    tracing::info!(public_key = %audit_key.public_key(), "the audit is signed with this key");
+    let audit = AuditLog::new(bus.clone(), audit_key, audit::now);
+    let release = Release::new(Parts { bus: bus.clone(), audit, store_key, issuers: Arc::clone(&issuers), kms, verifier });
     let router = surface::router(&release, &administrators, config.trace_context.into()).await.during("building the gRPC services")?;
     let listener = scope.bind("grpc", config.listen).await?;
 

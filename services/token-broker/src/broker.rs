@@ -57,6 +57,11 @@ impl Broker {
         Self { appraiser: Arc::new(appraiser), nonces, redemptions, audit, fleet, pool, evaluations, jwks }
     }
 
+    /// Signs what was recorded for the last time; nothing can be recorded afterwards.
+    pub(crate) async fn finish(&self) {
+        self.audit.finish().await;
+    }
+
     /// A fresh nonce, and when it ends (Unix seconds).
     pub(crate) fn nonce(&self) -> Result<(Nonce, u64), Refusal> {
         self.nonces.issue(clock::now())
@@ -193,10 +198,9 @@ fn issued_record(subject: &Subject, verdict: &Verdict) -> AuditRecord {
     AuditRecord {
         token_id: verdict.token.token_id.to_string(),
         trust_anchor: verdict.trust_anchor.clone(),
-        detail: format!(
-            "tcb_status={} mr_td={} platform_hash={} exceptions={exceptions}",
-            verdict.tcb_status, verdict.mr_td, verdict.platform_hash
-        ),
+        tcb_status: verdict.tcb_status.to_owned(),
+        platform_hash: verdict.platform_hash.clone(),
+        detail: format!("mr_td={} exceptions={exceptions}", verdict.mr_td),
         ..subject.record(AuditDecision::TokenIssued)
     }
 }

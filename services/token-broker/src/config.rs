@@ -18,6 +18,10 @@ pub struct Config {
     pub runtime: Runtime,
     /// The bus, as `token-broker`.
     pub bus: BusConfig,
+    /// PEM, mode 0600: signs the audit; made if it is not there, its public half beside it as `.pub`. Default: `audit.key` in
+    /// `token.key_directory`.
+    #[serde(default)]
+    pub audit_key_file: Option<PathBuf>,
     /// The tokens we sign.
     pub token: TokenConfig,
     /// The nonces we hand out.
@@ -30,6 +34,13 @@ pub struct Config {
     /// How much is done at a time.
     #[serde(default)]
     pub work: WorkConfig,
+}
+
+impl Config {
+    /// Where the key is that signs the audit.
+    pub fn audit_key_file(&self) -> PathBuf {
+        self.audit_key_file.clone().unwrap_or_else(|| self.token.key_directory.join("audit.key"))
+    }
 }
 
 /// The tokens we sign.

@@ -26,16 +26,17 @@ mod redemption;
 mod refusal;
 mod rest;
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{convert::Infallible, fs, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use keyferry_attestation_token::TokenIssuer;
-use keyferry_bus::{AuditLog, Bus};
+use keyferry_bus::{AuditKey, AuditLog, Bus};
 use keyferry_dcap::{TrustAnchor, Verifier};
 use keyferry_identifiers::PolicyId;
 use keyferry_lifecycle::{During, Scope, StartError, clock};
 use keyferry_tls::ALPN_HTTP;
+use tokio::sync::mpsc;
 
 pub use crate::config::{AnchorConfig, Config, EvidenceConfig, HttpsConfig, NonceConfig, TokenConfig, WorkConfig};
 use crate::{
@@ -70,22 +71,27 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let collateral = Arc::new(CollateralStore::open(&config.evidence.collateral_files).during("reading evidence.collateral_files")?);
     let policies = policies(&config.evidence)?;
     let evaluations = EvaluationFile::open(&config.token.key_directory).during("reading the evaluation numbers of token.key_directory")?;
+    let audit_key = AuditKey::load_or_create(&config.audit_key_file()).during("reading the audit key")?;
     let bus = Bus::connect(&config.bus, "token-broker").await.during("connecting to the bus")?;
+    tracing::info!(public_key = %audit_key.public_key(), "the audit is signed with this key");
 
+    let audit = AuditLog::new(bus.clone(), audit_key, || broker::timestamp(clock::now()));
     let verifier = Verifier::new(anchor).with_allowances(policies.base().allowances()).with_memory(evaluations.memory());
-    let broker = Arc::new(broker(&config, &bus, keys, verifier, policies, evaluations, Arc::clone(&collateral)));
+    let broker = Arc::new(broker(&config, (&bus, audit), keys, verifier, policies, evaluations, Arc::clone(&collateral)));
     let reload = Duration::from_secs(config.evidence.collateral_reload_seconds);
     scope.spawn("collateral", collateral.follow(reload, cancelled(&scope)));
     watch_bus(&scope, &bus);
     let requests = serve_requests(&bus, &broker, config.work.requests).await.during("serving requests on the bus")?;
-    let stop = cancelled(&scope);
+    let working = finish_audit(&scope, &broker);
+    let (stop, at_work) = (cancelled(&scope), working.clone());
     scope.spawn("requests", async move {
         stop.await;
         requests.stop().await;
+        drop(at_work);
     });
-    consume_evidence(&scope, &bus, &broker, config.work.evidence);
+    consume_evidence(&scope, &bus, &broker, config.work.evidence, working.clone());
     if let Some(https) = &config.https {
-        serve_https(https, config.work.requests, &scope, broker).await?;
+        serve_https(https, config.work.requests, &scope, broker, working).await?;
     }
     scope.ready().await
 }
@@ -116,7 +122,7 @@ fn policies(config: &EvidenceConfig) -> Result<Policies, StartError> {
 
 fn broker(
     config: &Config,
-    bus: &Bus,
+    (bus, audit): (&Bus, AuditLog),
     keys: Keys,
     verifier: Verifier,
     policies: Policies,
@@ -137,11 +143,26 @@ fn broker(
         Appraiser::new(verifier, policies, collateral, issuer, platform_key),
         nonces,
         Redemptions::new(bus, redemption_key, lifetime),
-        AuditLog::new(bus.clone()),
+        audit,
         Fleet::new(bus),
         Pool::new(config.work.appraisals),
         Evaluations::new(evaluations),
     )
+}
+
+/// Held by whoever may still record something.
+type AtWork = mpsc::Sender<Infallible>;
+
+/// Signs the audit for the last time, once everybody who holds the returned value has let go of it.
+fn finish_audit(scope: &Scope, broker: &Arc<Broker>) -> AtWork {
+    let (working, mut all_gone) = mpsc::channel::<Infallible>(1);
+    let broker = Arc::clone(broker);
+    scope.spawn("audit", async move {
+        if all_gone.recv().await.is_none() {
+            broker.finish().await;
+        }
+    });
+    working
 }
 
 /// Readiness follows the connection.
@@ -164,13 +185,22 @@ fn watch_bus(scope: &Scope, bus: &Bus) {
     });
 }
 
-fn consume_evidence(scope: &Scope, bus: &Bus, broker: &Arc<Broker>, workers: usize) {
+fn consume_evidence(scope: &Scope, bus: &Bus, broker: &Arc<Broker>, workers: usize, at_work: AtWork) {
     let handler = EvidenceHandler { broker: Arc::clone(broker), bus: bus.clone(), budget: RefusalBudget::default() };
     let (bus, stop) = (bus.clone(), cancelled(scope));
-    scope.spawn("evidence", async move { bus.consume(DURABLE, workers, stop, handler).await });
+    scope.spawn("evidence", async move {
+        bus.consume(DURABLE, workers, stop, handler).await;
+        drop(at_work);
+    });
 }
 
-async fn serve_https(config: &HttpsConfig, requests: usize, scope: &Scope, broker: Arc<Broker>) -> Result<(), StartError> {
+async fn serve_https(
+    config: &HttpsConfig,
+    requests: usize,
+    scope: &Scope,
+    broker: Arc<Broker>,
+    at_work: AtWork,
+) -> Result<(), StartError> {
     let api_key = config.api_key().map_err(|mistake| StartError::message(mistake.to_string()))?;
     let tls = keyferry_tls::server_config(&config.certificate, ALPN_HTTP).during("reading https.certificate")?;
     let listener = scope.bind("https", config.listen).await?.into_std().during("taking over the https listener")?;
@@ -182,6 +212,7 @@ async fn serve_https(config: &HttpsConfig, requests: usize, scope: &Scope, broke
     let handle = Handle::new();
     let stop = cancelled(scope);
     scope.spawn("https", async move {
+        let _at_work = at_work;
         let serving = server.handle(handle.clone()).serve(router.into_make_service());
         tokio::pin!(serving);
         tokio::select! {

@@ -27,7 +27,7 @@ use key_release::{
     surface,
 };
 use keyferry_attestation_token::{AbsentAnchor, Algorithm};
-use keyferry_bus::Role;
+use keyferry_bus::{AuditKey, AuditLog, Role};
 use keyferry_contract::release::v1::{
     AuditRecord, CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, TransferKeyRequest, TransferKeyResponse,
     key_administration_client::KeyAdministrationClient, key_broker_client::KeyBrokerClient, transfer_key_request::Credential,
@@ -41,6 +41,7 @@ use keyferry_testkit::nats::NatsServer;
 use keyferry_tls::{ALPN_GRPC, CertificateAuthority, RootsConfig, client_config, grpc_channel, server_config_from_issued};
 use keyferry_trust_authority::{Settings, TrustAuthority};
 use prost::Message;
+use prost_types::Timestamp;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
@@ -96,8 +97,10 @@ impl Stack {
         let roots = RootsConfig::Ders(vec![authority.certificate_der().to_vec()]);
         let settings = Settings::new(&verifier.url, roots.clone(), "api key".into());
         let store_key = Arc::new(StoreKey::generate().unwrap());
+        let audit = AuditLog::new(bus.clone(), AuditKey::generate().unwrap(), Timestamp::default);
         let release = Release::new(Parts {
             bus,
+            audit,
             store_key: store_key.clone(),
             issuers: Arc::new(Issuers::open(&[issuer_config(directory.path(), &authority, &verifier)]).unwrap()),
             kms: other.unwrap_or_else(|| kms.clone()),
@@ -149,9 +152,10 @@ impl Stack {
         self.broker().transfer_key(request).await.map(tonic::Response::into_inner)
     }
 
-    /// Everything in the audit stream.
+    /// Every decision in the audit stream.
     pub(crate) async fn audit(&self) -> Vec<AuditRecord> {
-        self.messages("AUDIT").await.iter().map(|body| AuditRecord::decode(body.as_slice()).unwrap()).collect()
+        let records = self.messages("AUDIT").await.into_iter().map(|body| AuditRecord::decode(body.as_slice()).unwrap());
+        records.filter(|record| record.checkpoint.is_none()).collect()
     }
 
     /// Everything in a stream, as whoever owns the bus reads it.

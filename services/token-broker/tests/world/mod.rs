@@ -212,10 +212,18 @@ impl World {
         self.td.jetstream().publish_with_headers(subject, headers, body.into()).await.unwrap().await.unwrap();
     }
 
-    /// Every audit record, oldest first, once there are at least `wanted`.
+    /// Every decision in the audit, oldest first, once there are at least `wanted`.
     pub(crate) async fn audit(&self, wanted: u64) -> Vec<AuditRecord> {
-        let letters = self.messages(Stream::Audit, wanted).await;
-        letters.into_iter().map(|(_, body)| AuditRecord::decode(body.as_slice()).unwrap()).collect()
+        let mut messages = wanted;
+        loop {
+            let letters = self.messages(Stream::Audit, messages).await;
+            messages = letters.len() as u64 + 1;
+            let records = letters.into_iter().map(|(_, body)| AuditRecord::decode(body.as_slice()).unwrap());
+            let decisions: Vec<AuditRecord> = records.filter(|record| record.checkpoint.is_none()).collect();
+            if decisions.len() as u64 >= wanted {
+                return decisions;
+            }
+        }
     }
 
     /// Headers and bodies of a stream, once it holds at least `wanted` messages.
