@@ -118,6 +118,18 @@ async fn a_model_of_ones_own_is_served_with_its_key_in_a_real_kmip_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_key_may_be_in_a_real_openbao_that_a_release_can_only_read() {
+    let story = Story::begin(|options| options.kms = KmsKind::Openbao).await;
+    let prediction = told(story.stack.predict(0).await);
+    assert!(prediction.is_right(), "{prediction:?}");
+    assert_eq!(story.stack.description.kms.kind, "openbao");
+    let released = story.audit(AuditDecision::Released).await;
+    assert_eq!(released.len(), 1);
+    no_secret_is_in_the_logs(&story);
+    story.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_tds_get_the_key_each_for_itself() {
     let story = Story::begin(|options| options.tds = 2).await;
     let released = story.audit(AuditDecision::Released).await;

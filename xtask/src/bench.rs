@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds the benches optimised and runs them.
+//! `cargo xtask bench`: builds the benches, and the programs they put load on, optimised, and runs them.
 
 use std::path::PathBuf;
 
@@ -18,6 +18,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), StartFailure> {
+    run::succeed(&mut run::cargo(&["build", "--quiet", "--release", "--workspace", "--bins"]), "read the compiler's message above")?;
     let mut command = run::cargo(&["run", "--quiet", "--release", "--bin", "keyferry-benches", "--"]);
     if let Some(name) = &arguments.only {
         command.args(["--only", name]);

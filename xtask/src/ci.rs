@@ -16,6 +16,7 @@ pub(crate) fn run() -> Result<(), StartFailure> {
     step("dependencies", dependencies)?;
     step("demo", || xtask(&["demo"]))?;
     step("demo with a model of one's own", || xtask(&["demo", "--model", "onnx", "--kms", "dev"]))?;
+    step("demo with the key in OpenBao", || xtask(&["demo", "--kms", "openbao"]))?;
     step("demo for programs", || xtask(&["demo", "--json"]))?;
     step("test", || xtask(&["test"]))
 }

@@ -29,7 +29,7 @@ const SERVICES: [&str; 4] = ["attester", "key-release", "model-runner", "token-b
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Arguments {
-    /// Where the key lives: pykmip (a real KMIP server) or dev (one encrypted file)
+    /// Where the key lives: pykmip (a real KMIP server), openbao (a real OpenBao) or dev (one encrypted file)
     #[arg(long, default_value = "pykmip")]
     pub(crate) kms: KmsKind,
     /// What is served: linreg (Intel's sample model) or onnx (made with scikit-learn)

@@ -7,8 +7,14 @@ use std::{
 };
 
 /// What `cargo xtask ci` runs, and the tests in `tests/stack.rs`.
-const RUN_BY_CI: [&str; 5] =
-    ["cargo xtask demo", "cargo xtask test", "cargo xtask demo --model onnx --kms dev", "cargo xtask demo --json", "cargo xtask stack"];
+const RUN_BY_CI: [&str; 6] = [
+    "cargo xtask demo",
+    "cargo xtask test",
+    "cargo xtask demo --model onnx --kms dev",
+    "cargo xtask demo --kms openbao",
+    "cargo xtask demo --json",
+    "cargo xtask stack",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -28,9 +34,13 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
+/// This page is run as a whole, against a running installation.
+const RUN_AS_A_WHOLE: (&str, &str) = ("docs/cli.md", "integration-tests/tests/command_line.rs");
+
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")).chain([root().join("README.md")]).collect()
+    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md") && !path.ends_with(RUN_AS_A_WHOLE.0));
+    docs.chain([root().join("README.md")]).collect()
 }
 
 #[test]
@@ -52,6 +62,13 @@ fn every_command_shown_is_run() {
         }
     }
     assert!(keyferry > 0, "the README shows the operators' command line");
+}
+
+#[test]
+fn the_page_about_the_command_line_is_run_by_its_test() {
+    let test = fs::read_to_string(root().join(RUN_AS_A_WHOLE.1)).unwrap();
+    assert!(test.contains("fn every_command_of_the_page_works()") && test.contains(RUN_AS_A_WHOLE.0));
+    assert!(commands(&fs::read_to_string(root().join(RUN_AS_A_WHOLE.0)).unwrap()).len() > 20);
 }
 
 #[test]

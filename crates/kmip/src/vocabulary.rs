@@ -228,6 +228,12 @@ codes! {
         Aes = 3,
         /// RSA.
         Rsa = 4,
+        /// ECDSA: what some servers call an elliptic curve key for signatures.
+        Ecdsa = 6,
+        /// ECDH: what some servers call an elliptic curve key for key agreement.
+        Ecdh = 0x0E,
+        /// Elliptic curve.
+        Ec = 0x1A,
     }
 }
 codes! {
@@ -286,6 +292,10 @@ codes! {
 pub struct UsageMask(pub(crate) i32);
 
 impl UsageMask {
+    /// Sign.
+    pub const SIGN: Self = Self(0x01);
+    /// Verify.
+    pub const VERIFY: Self = Self(0x02);
     /// Encrypt.
     pub const ENCRYPT: Self = Self(0x04);
     /// Decrypt.
@@ -296,6 +306,8 @@ impl UsageMask {
     pub const UNWRAP_KEY: Self = Self(0x20);
     /// Export.
     pub const EXPORT: Self = Self(0x40);
+    /// Key Agreement.
+    pub const KEY_AGREEMENT: Self = Self(0x800);
 
     /// From the wire.
     pub const fn from_bits(bits: i32) -> Self {

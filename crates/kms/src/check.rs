@@ -22,7 +22,7 @@ impl ReleaseRules {
     pub fn check(self, wanted: &KeyRef, spec: &KeySpec, found: &KeyDescription) -> Result<(), KmsError> {
         check_identity(wanted, spec, found)?;
         self.check_state(found.state)?;
-        self.check_usage(found.usage)
+        self.check_usage(spec, found.usage)
     }
 
     fn check_state(self, state: Option<KeyState>) -> Result<(), KmsError> {
@@ -37,12 +37,17 @@ impl ReleaseRules {
         }
     }
 
-    fn check_usage(self, usage: Option<Usage>) -> Result<(), KmsError> {
-        let Some(usage) = usage else {
-            return if self.accept_missing_usage_mask { Ok(()) } else { Err(KmsError::KeyUsage { missing: "Decrypt (no mask at all)" }) };
+    fn check_usage(self, spec: &KeySpec, usage: Option<Usage>) -> Result<(), KmsError> {
+        let (uses, missing, no_mask) = match spec.algorithm() {
+            Algorithm::Aes => ([Usage::DECRYPT, Usage::DECRYPT], "Decrypt", "Decrypt (no mask at all)"),
+            Algorithm::Rsa => ([Usage::DECRYPT, Usage::SIGN], "Decrypt or Sign", "Decrypt or Sign (no mask at all)"),
+            Algorithm::Ec => ([Usage::SIGN, Usage::KEY_AGREEMENT], "Sign or Key Agreement", "Sign or Key Agreement (no mask at all)"),
         };
-        if !usage.contains(Usage::DECRYPT) {
-            return Err(KmsError::KeyUsage { missing: "Decrypt" });
+        let Some(usage) = usage else {
+            return if self.accept_missing_usage_mask { Ok(()) } else { Err(KmsError::KeyUsage { missing: no_mask }) };
+        };
+        if !uses.iter().any(|bit| usage.contains(*bit)) {
+            return Err(KmsError::KeyUsage { missing });
         }
         if self.require_export_usage && !usage.contains(Usage::EXPORT) {
             return Err(KmsError::KeyUsage { missing: "Export" });
@@ -56,10 +61,9 @@ pub(crate) fn check_identity(wanted: &KeyRef, spec: &KeySpec, found: &KeyDescrip
     if found.key != *wanted {
         return mismatch("unique identifier");
     }
-    if !found.symmetric {
+    if found.form != spec.form() {
         return mismatch("object type");
     }
-    let Algorithm::Aes = spec.algorithm();
     if found.algorithm != Some(spec.algorithm()) {
         return mismatch("algorithm");
     }
@@ -72,12 +76,13 @@ pub(crate) fn check_identity(wanted: &KeyRef, spec: &KeySpec, found: &KeyDescrip
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Curve, KeyForm};
 
     fn check(rules: ReleaseRules, change: impl FnOnce(&mut KeyDescription)) -> Result<(), KmsError> {
         let key = KeyRef::parse("7").unwrap();
         let mut found = KeyDescription {
             key: key.clone(),
-            symmetric: true,
+            form: KeyForm::Symmetric,
             algorithm: Some(Algorithm::Aes),
             length_bits: Some(256),
             state: Some(KeyState::Active),
@@ -97,7 +102,7 @@ mod tests {
         let mismatch = |field| Err(KmsError::KeyMismatch { field });
         let strict = ReleaseRules::default();
         assert_eq!(check(strict, |found| found.key = KeyRef::parse("8").unwrap()), mismatch("unique identifier"));
-        assert_eq!(check(strict, |found| found.symmetric = false), mismatch("object type"));
+        assert_eq!(check(strict, |found| found.form = KeyForm::Private), mismatch("object type"));
         assert_eq!(check(strict, |found| found.algorithm = None), mismatch("algorithm"));
         assert_eq!(check(strict, |found| found.length_bits = Some(128)), mismatch("length"));
         assert_eq!(check(strict, |found| found.length_bits = None), mismatch("length"));
@@ -131,5 +136,27 @@ mod tests {
         let export = ReleaseRules { require_export_usage: true, ..strict };
         assert_eq!(check(export, |_| {}), usage("Export"));
         assert_eq!(check(export, |found| found.usage = Some(Usage::DECRYPT.with(Usage::EXPORT))), Ok(()));
+    }
+
+    #[test]
+    fn a_private_key_is_released_for_what_private_keys_do() {
+        let key = KeyRef::parse("7").unwrap();
+        let check = |spec: KeySpec, form, usage| {
+            let (algorithm, length_bits, state) = (Some(spec.algorithm()), Some(spec.length_bits()), Some(KeyState::Active));
+            let found = KeyDescription { key: key.clone(), form, algorithm, length_bits, state, usage: Some(usage) };
+            ReleaseRules::default().check(&key, &spec, &found)
+        };
+        let (rsa, ec) = (|| KeySpec::rsa(3072).unwrap(), || KeySpec::ec(Curve::P384));
+        for usage in [Usage::DECRYPT, Usage::SIGN, rsa().usage()] {
+            assert_eq!(check(rsa(), KeyForm::Private, usage), Ok(()));
+        }
+        for usage in [Usage::SIGN, Usage::KEY_AGREEMENT, ec().usage()] {
+            assert_eq!(check(ec(), KeyForm::Private, usage), Ok(()));
+        }
+        assert_eq!(check(rsa(), KeyForm::Private, Usage::ENCRYPT), Err(KmsError::KeyUsage { missing: "Decrypt or Sign" }));
+        assert_eq!(check(ec(), KeyForm::Private, Usage::DECRYPT), Err(KmsError::KeyUsage { missing: "Sign or Key Agreement" }));
+        for form in [KeyForm::Public, KeyForm::Symmetric, KeyForm::Other] {
+            assert_eq!(check(rsa(), form, rsa().usage()), Err(KmsError::KeyMismatch { field: "object type" }));
+        }
     }
 }

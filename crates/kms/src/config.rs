@@ -5,9 +5,9 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use keyferry_kmip::Version;
 use serde::{Deserialize, Deserializer};
 
-use crate::{DevKms, KmipKms, Kms, KmsError, ReleaseRules};
+use crate::{DevKms, KmipKms, Kms, KmsError, ReleaseRules, VaultConfig, VaultKms};
 
-/// Which back end, and its settings: `[kms.dev]` or `[kms.kmip]`.
+/// Which back end, and its settings: `[kms.dev]`, `[kms.kmip]` or `[kms.vault]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum KmsConfig {
@@ -15,14 +15,17 @@ pub enum KmsConfig {
     Dev(DevConfig),
     /// A KMIP server.
     Kmip(Box<KmipConfig>),
+    /// A Vault-API server: OpenBao or HashiCorp Vault.
+    Vault(Box<VaultConfig>),
 }
 
 impl KmsConfig {
-    /// Makes the back end. A KMIP server need not be up yet: readiness is [`Kms::health`].
+    /// Makes the back end. A server need not be up yet: readiness is [`Kms::health`].
     pub async fn connect(&self) -> Result<Arc<dyn Kms>, KmsError> {
         Ok(match self {
             Self::Dev(config) => Arc::new(DevKms::open(config).await?),
             Self::Kmip(config) => Arc::new(KmipKms::new(config)?),
+            Self::Vault(config) => Arc::new(VaultKms::new(config)?),
         })
     }
 }

@@ -1,12 +1,12 @@
 //! Key management back ends behind one trait.
 //!
-//! [`Kms`] makes, holds and returns keys. Two back ends implement it: [`KmipKms`] speaks KMIP 1.2 to 2.0 over mutual TLS
-//! to a server of the operator's choice, [`DevKms`] keeps keys in one encrypted file on a developer's machine. Both pass
-//! the same [`conformance`] suite.
+//! [`Kms`] makes, holds and returns keys. Three back ends implement it: [`KmipKms`] speaks KMIP 1.2 to 2.0 over mutual TLS
+//! to a server of the operator's choice, [`VaultKms`] speaks Vault's API to OpenBao or HashiCorp Vault, [`DevKms`] keeps
+//! keys in one encrypted file on a developer's machine. All pass the same [`conformance`] suite.
 //!
 //! A KMS that returns bytes has not said "release". [`Kms::fetch`] therefore gives a key only after [`ReleaseRules`] were
 //! satisfied: the object is the one asked for, of the recorded algorithm and length, in a state and with a usage mask
-//! that permit decryption. Several servers hand out deactivated and compromised keys when asked; this crate does not.
+//! that permit its use, and the bytes are a key of that algorithm and length ([`KeySpec::check_material`]). Several servers hand out deactivated and compromised keys when asked; this crate does not.
 //! Whether the *bytes* are those that were stored is a question of [`fingerprint`], answered by whoever kept one.
 //!
 //! It knows nothing of tokens, policies, requests or the audit log, and it has no cache: a key's state in the KMS counts
@@ -24,7 +24,9 @@ mod error;
 mod fingerprint;
 mod key;
 mod kmip;
+mod material;
 mod single_flight;
+mod vault;
 
 use std::{fmt, sync::Arc};
 
@@ -34,10 +36,11 @@ pub use config::{DevConfig, KmipConfig, KmipTimeouts, KmsConfig, TlsLibrary};
 pub use dev::DevKms;
 pub use error::{KmsError, Stage};
 pub use fingerprint::{FINGERPRINT_BYTES, fingerprint, fingerprint_matches};
-pub use key::{Algorithm, AttestedTd, FetchedKey, KeyDescription, KeyRef, KeySpec, KeyState, Revocation, Usage};
+pub use key::{Algorithm, AttestedTd, Curve, FetchedKey, KeyDescription, KeyForm, KeyRef, KeySpec, KeyState, Revocation, Usage};
 use keyferry_key_wrap::KeyMaterial;
 pub use keyferry_kmip::Version;
 pub use kmip::KmipKms;
+pub use vault::{VaultAppRole, VaultAttestation, VaultAuth, VaultCert, VaultConfig, VaultEngine, VaultJwt, VaultKms, VaultTimeouts};
 
 /// A key management system.
 ///
@@ -51,7 +54,7 @@ pub use kmip::KmipKms;
 /// * Dropping a future abandons its connection; it never leaves one half read in the pool.
 #[async_trait]
 pub trait Kms: Send + Sync + fmt::Debug {
-    /// The back end's name in configuration, events and metrics: `dev`, `kmip`.
+    /// The back end's name in configuration, events and metrics: `dev`, `kmip`, `vault`.
     fn kind(&self) -> &'static str;
 
     /// Makes a new random key. Give the spec a unique name: it is how a lost answer is found again.

@@ -114,9 +114,8 @@ fn encode(keys: &BTreeMap<Uuid, StoredKey>) -> Zeroizing<Vec<u8>> {
     let mut out = Zeroizing::new(Vec::with_capacity(4 + keys.values().map(size).sum::<usize>() + TAG_BYTES));
     out.extend_from_slice(&u32::try_from(keys.len()).unwrap_or(u32::MAX).to_be_bytes());
     for (id, key) in keys {
-        let Algorithm::Aes = key.algorithm;
         out.extend_from_slice(id.as_bytes());
-        out.extend_from_slice(&[1, state_code(key.state)]);
+        out.extend_from_slice(&[algorithm_code(key.algorithm), state_code(key.state)]);
         out.extend_from_slice(&key.length_bits.to_be_bytes());
         out.extend_from_slice(&key.usage.bits().to_be_bytes());
         text(&mut out, key.name.as_bytes());
@@ -138,7 +137,7 @@ fn decode(body: &[u8]) -> Option<BTreeMap<Uuid, StoredKey>> {
         let id = Uuid::from_bytes(rest.take()?);
         let [algorithm, state] = rest.take()?;
         let key = StoredKey {
-            algorithm: (algorithm == 1).then_some(Algorithm::Aes)?,
+            algorithm: algorithm_of(algorithm)?,
             state: state_of(state)?,
             length_bits: u16::from_be_bytes(rest.take()?),
             usage: Usage::from_bits(i32::from_be_bytes(rest.take()?)),
@@ -151,6 +150,23 @@ fn decode(body: &[u8]) -> Option<BTreeMap<Uuid, StoredKey>> {
         keys.insert(id, key);
     }
     rest.0.is_empty().then_some(keys)
+}
+
+const fn algorithm_code(algorithm: Algorithm) -> u8 {
+    match algorithm {
+        Algorithm::Aes => 1,
+        Algorithm::Rsa => 2,
+        Algorithm::Ec => 3,
+    }
+}
+
+const fn algorithm_of(code: u8) -> Option<Algorithm> {
+    Some(match code {
+        1 => Algorithm::Aes,
+        2 => Algorithm::Rsa,
+        3 => Algorithm::Ec,
+        _ => return None,
+    })
 }
 
 const fn state_code(state: KeyState) -> u8 {

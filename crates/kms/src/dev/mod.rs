@@ -15,6 +15,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use keyferry_key_wrap::KeyMaterial;
 use uuid::Uuid;
@@ -23,19 +24,26 @@ use self::{
     disk::{create_master_key, lock, read_master_key, read_private, replace, unusable},
     format::{Contents, MasterKey, StoredKey},
 };
-use crate::{DevConfig, KeyDescription, KeyRef, KeySpec, KeyState, Kms, KmsError, ReleaseRules, Revocation};
+use crate::{
+    Algorithm, DevConfig, KeyDescription, KeyForm, KeyRef, KeySpec, KeyState, Kms, KmsError, ReleaseRules, Revocation, material::generate,
+};
 
 /// Keys in one encrypted file.
 #[derive(Clone)]
 pub struct DevKms {
-    store: Arc<Mutex<Store>>,
-    file: Arc<PathBuf>,
+    shared: Arc<Shared>,
 }
 
-struct Store {
+struct Shared {
     file: PathBuf,
+    /// What the file holds: readers never wait for the disk.
+    contents: ArcSwap<Contents>,
+    /// Whoever writes; locked only off the runtime, since the disk may be slow.
+    writer: Mutex<Writer>,
+}
+
+struct Writer {
     master: MasterKey,
-    contents: Contents,
     _lock: File,
 }
 
@@ -43,20 +51,20 @@ impl DevKms {
     /// Opens the store, or makes store and key file if neither exists. Warns loudly either way.
     pub async fn open(config: &DevConfig) -> Result<Self, KmsError> {
         let config = config.clone();
-        let store = blocking(move || Store::open(&config)).await?;
-        let file = Arc::new(store.file.clone());
-        tracing::warn!(file = %file.display(), "THE DEVELOPMENT KEY STORE IS IN USE: keys are in one file on this machine; not for production");
-        Ok(Self { store: Arc::new(Mutex::new(store)), file })
+        let shared = Arc::new(blocking(move || Shared::open(&config)).await?);
+        let file = shared.file.display();
+        tracing::warn!(%file, "THE DEVELOPMENT KEY STORE IS IN USE: keys are in one file on this machine; not for production");
+        Ok(Self { shared })
     }
 
     /// How often the store was written. It never shrinks unless somebody put an old copy back: keep the number elsewhere
     /// and compare.
     pub fn generation(&self) -> u64 {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner).contents.generation
+        self.shared.contents.load().generation
     }
 
-    fn read<T>(&self, read: impl FnOnce(&BTreeMap<Uuid, StoredKey>) -> T) -> T {
-        read(&self.store.lock().unwrap_or_else(PoisonError::into_inner).contents.keys)
+    fn find(&self, id: Uuid) -> Result<StoredKey, KmsError> {
+        self.shared.contents.load().keys.get(&id).cloned().ok_or(KmsError::KeyNotFound)
     }
 
     /// Applies a change and writes it to the disk, or does neither.
@@ -64,8 +72,8 @@ impl DevKms {
         &self,
         change: impl FnOnce(&mut BTreeMap<Uuid, StoredKey>) -> Result<T, KmsError> + Send + 'static,
     ) -> Result<T, KmsError> {
-        let store = Arc::clone(&self.store);
-        blocking(move || store.lock().unwrap_or_else(PoisonError::into_inner).change(change)).await
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.change(change)).await
     }
 
     async fn add(&self, spec: &KeySpec, material: KeyMaterial) -> Result<KeyRef, KmsError> {
@@ -85,7 +93,7 @@ impl DevKms {
 
 impl fmt::Debug for DevKms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DevKms({})", self.file.display())
+        write!(f, "DevKms({})", self.shared.file.display())
     }
 }
 
@@ -96,29 +104,25 @@ impl Kms for DevKms {
     }
 
     async fn create(&self, spec: &KeySpec) -> Result<KeyRef, KmsError> {
-        let material = KeyMaterial::random(spec.length_bytes()).map_err(|_| KmsError::Internal)?;
-        self.add(spec, material).await
+        self.add(spec, generate(spec).await?).await
     }
 
     async fn register(&self, spec: &KeySpec, material: &KeyMaterial) -> Result<KeyRef, KmsError> {
-        if material.len() != spec.length_bytes() {
-            return Err(KmsError::KeyMismatch { field: "length" });
-        }
+        spec.check_material(material)?;
         let copy = KeyMaterial::new(material.expose().to_vec()).map_err(|_| KmsError::KeyMismatch { field: "length" })?;
         self.add(spec, copy).await
     }
 
     async fn inspect(&self, key: &KeyRef) -> Result<KeyDescription, KmsError> {
-        let id = parse(key)?;
-        self.read(|keys| keys.get(&id).map(|found| describe(key, found))).ok_or(KmsError::KeyNotFound)
+        self.find(parse(key)?).map(|found| describe(key, &found))
     }
 
     async fn fetch(&self, key: &KeyRef, spec: &KeySpec) -> Result<Arc<KeyMaterial>, KmsError> {
-        let id = parse(key)?;
-        let found = self.read(|keys| keys.get(&id).cloned()).ok_or(KmsError::KeyNotFound)?;
+        let found = self.find(parse(key)?)?;
         ReleaseRules::default().check(key, spec, &describe(key, &found))?;
         let material = found.material.ok_or(KmsError::KeyDestroyed)?;
-        if material.len() == spec.length_bytes() { Ok(material) } else { Err(KmsError::KeyMismatch { field: "length" }) }
+        spec.check_material(&material)?;
+        Ok(material)
     }
 
     async fn revoke(&self, key: &KeyRef, why: Revocation) -> Result<(), KmsError> {
@@ -150,8 +154,9 @@ impl Kms for DevKms {
     }
 
     async fn health(&self) -> Result<(), KmsError> {
-        let file = Arc::clone(&self.file);
-        blocking(move || if file.is_file() { Ok(()) } else { Err(unusable(&file, "is gone: restore it before anything is written")) }).await
+        let shared = Arc::clone(&self.shared);
+        let gone = "is gone: restore it before anything is written";
+        blocking(move || if shared.file.is_file() { Ok(()) } else { Err(unusable(&shared.file, gone)) }).await
     }
 }
 
@@ -162,7 +167,7 @@ fn parse(key: &KeyRef) -> Result<Uuid, KmsError> {
 fn describe(key: &KeyRef, found: &StoredKey) -> KeyDescription {
     KeyDescription {
         key: key.clone(),
-        symmetric: true,
+        form: if found.algorithm == Algorithm::Aes { KeyForm::Symmetric } else { KeyForm::Private },
         algorithm: Some(found.algorithm),
         length_bits: Some(found.length_bits),
         state: Some(found.state),
@@ -170,18 +175,22 @@ fn describe(key: &KeyRef, found: &StoredKey) -> KeyDescription {
     }
 }
 
-impl Store {
+impl Shared {
     fn open(config: &DevConfig) -> Result<Self, KmsError> {
         let (file, lock) = (config.file.clone(), lock(&config.file)?);
         let (sealed, master) = (read_private(&file)?, read_master_key(&config.key_file)?);
         match (sealed, master) {
             (Some(sealed), Some(master)) => {
                 let contents = format::open(&sealed, &master).map_err(|what| unusable(&file, what))?;
-                Ok(Self { file, master, contents, _lock: lock })
+                Ok(Self::new(file, contents, Writer { master, _lock: lock }))
             }
             (Some(_), None) => Err(unusable(&config.key_file, "is missing, and the store cannot be opened without it: restore it")),
             (None, master) => Self::create(config, lock, master),
         }
+    }
+
+    fn new(file: PathBuf, contents: Contents, writer: Writer) -> Self {
+        Self { file, contents: ArcSwap::from_pointee(contents), writer: Mutex::new(writer) }
     }
 
     fn create(config: &DevConfig, lock: File, master: Option<MasterKey>) -> Result<Self, KmsError> {
@@ -192,18 +201,19 @@ impl Store {
             create_master_key(&config.key_file)?
         };
         let contents = Contents { store: Uuid::new_v4(), generation: 0, keys: BTreeMap::new() };
-        let mut store = Self { file: config.file.clone(), master, contents, _lock: lock };
+        let store = Self::new(config.file.clone(), contents, Writer { master, _lock: lock });
         store.change(|_| Ok(()))?;
         Ok(store)
     }
 
-    fn change<T>(&mut self, change: impl FnOnce(&mut BTreeMap<Uuid, StoredKey>) -> Result<T, KmsError>) -> Result<T, KmsError> {
-        let mut next = self.contents.clone();
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<Uuid, StoredKey>) -> Result<T, KmsError>) -> Result<T, KmsError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Contents::clone(&self.contents.load());
         let result = change(&mut next.keys)?;
         next.generation = next.generation.checked_add(1).ok_or(KmsError::Internal)?;
-        let sealed = format::seal(&next, &self.master).map_err(|what| unusable(&self.file, what))?;
+        let sealed = format::seal(&next, &writer.master).map_err(|what| unusable(&self.file, what))?;
         replace(&self.file, &sealed)?;
-        self.contents = next;
+        self.contents.store(Arc::new(next));
         Ok(result)
     }
 }

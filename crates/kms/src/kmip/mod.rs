@@ -16,8 +16,8 @@ use self::{
     pool::{Effect, Pool},
 };
 use crate::{
-    Algorithm, KeyDescription, KeyRef, KeySpec, KeyState, KmipConfig, Kms, KmsError, ReleaseRules, Revocation, check::check_identity,
-    single_flight::SingleFlight,
+    Algorithm, KeyDescription, KeyForm, KeyRef, KeySpec, KeyState, KmipConfig, Kms, KmsError, ReleaseRules, Revocation,
+    check::check_identity, single_flight::SingleFlight,
 };
 
 /// Raw bytes: the only key format we read.
@@ -86,9 +86,7 @@ impl Kms for KmipKms {
     }
 
     async fn register(&self, spec: &KeySpec, material: &KeyMaterial) -> Result<KeyRef, KmsError> {
-        if material.len() != spec.length_bytes() {
-            return Err(KmsError::KeyMismatch { field: "length" });
-        }
+        spec.check_material(material)?;
         let request = Request::Register { key: new_key(spec), material: material.expose() };
         let (key, answer) = self.server.make(request, spec).await?;
         if answer == Answer::FoundByName {
@@ -226,18 +224,36 @@ fn only<'p, 'a>(answers: &'p [Payload<'a>]) -> Result<&'p Payload<'a>, KmsError>
 }
 
 fn new_key(spec: &KeySpec) -> NewKey<'_> {
-    NewKey { algorithm: spec.algorithm().kmip(), length_bits: spec.length_bits(), usage: spec.usage(), name: spec.name() }
+    NewKey { algorithm: spec.algorithm().code(), length_bits: spec.length_bits(), usage: spec.usage(), name: spec.name() }
 }
 
 /// A server that does not repeat the identifier is taken to mean the one asked for; the answer to Get must repeat it.
 fn describe(asked: &KeyRef, attributes: Attributes) -> KeyDescription {
     KeyDescription {
         key: attributes.id.map_or_else(|| asked.clone(), KeyRef::from),
-        symmetric: attributes.object_type == Some(ObjectType::SymmetricKey),
-        algorithm: (attributes.algorithm == Some(Algorithm::Aes.kmip())).then_some(Algorithm::Aes),
+        form: form(attributes.object_type),
+        algorithm: attributes.algorithm.and_then(algorithm),
         length_bits: attributes.length_bits.and_then(|bits| u16::try_from(bits).ok()),
         state: attributes.state.and_then(state),
         usage: attributes.usage,
+    }
+}
+
+const fn form(object: Option<ObjectType>) -> KeyForm {
+    match object {
+        Some(ObjectType::SymmetricKey) => KeyForm::Symmetric,
+        Some(ObjectType::PrivateKey) => KeyForm::Private,
+        Some(ObjectType::PublicKey) => KeyForm::Public,
+        _ => KeyForm::Other,
+    }
+}
+
+const fn algorithm(algorithm: keyferry_kmip::Algorithm) -> Option<Algorithm> {
+    match algorithm {
+        keyferry_kmip::Algorithm::Aes => Some(Algorithm::Aes),
+        keyferry_kmip::Algorithm::Rsa => Some(Algorithm::Rsa),
+        keyferry_kmip::Algorithm::Ec | keyferry_kmip::Algorithm::Ecdsa | keyferry_kmip::Algorithm::Ecdh => Some(Algorithm::Ec),
+        keyferry_kmip::Algorithm::TripleDes | keyferry_kmip::Algorithm::Other(_) => None,
     }
 }
 
@@ -264,11 +280,13 @@ fn read_material(wanted: &KeyRef, spec: &KeySpec, object: &Payload<'_>) -> Resul
     if key.wrapped || key.format != KEY_FORMAT_RAW {
         return Err(KmsError::KeyNotReleasable);
     }
-    if key.algorithm.is_some_and(|algorithm| algorithm != spec.algorithm().kmip()) {
+    if key.algorithm.is_some_and(|found| algorithm(found) != Some(spec.algorithm())) {
         return mismatch("algorithm");
     }
-    if key.length_bits.is_some_and(|bits| bits != i32::from(spec.length_bits())) || key.material.len() != spec.length_bytes() {
+    if key.length_bits.is_some_and(|bits| bits != i32::from(spec.length_bits())) {
         return mismatch("length");
     }
-    KeyMaterial::new(key.material.to_vec()).map_err(|_| KmsError::KeyMismatch { field: "length" })
+    let material = KeyMaterial::new(key.material.to_vec()).map_err(|_| KmsError::KeyMismatch { field: "length" })?;
+    spec.check_material(&material)?;
+    Ok(material)
 }

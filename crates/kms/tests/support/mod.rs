@@ -1,8 +1,10 @@
 //! Shared by the tests of this crate.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod jwt;
 pub(crate) mod scripted;
 pub(crate) mod ttlv;
+pub(crate) mod vault;
 
 use keyferry_testkit::pykmip::{Profile, Pykmip};
 

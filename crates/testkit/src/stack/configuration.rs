@@ -10,7 +10,6 @@ use super::{
     ModelKind, Simulation, StackDescription, TdDescription,
     start::{ADMINISTRATOR, Site},
 };
-use crate::pykmip::Pykmip;
 
 /// The issuer name of the stack's verifier; it has dots, because Intel's clients refuse single-label hosts.
 const ISSUER: &str = "https://token-broker.keyferry.internal";
@@ -32,22 +31,6 @@ fn service(site: &Site<'_>, credentials: &Path, own: Value) -> Value {
 
 fn listener(certificate: &ServerCertificate) -> Value {
     json!({ "listen": ANY_PORT, "certificate_file": certificate.certificate_file, "key_file": certificate.key_file })
-}
-
-pub(super) fn dev_kms(file: &Path, key_file: &Path) -> Value {
-    json!({ "dev": { "file": file, "key_file": key_file } })
-}
-
-pub(super) fn kmip_kms(server: &Pykmip) -> Value {
-    let owner = server.owner();
-    json!({ "kmip": {
-        "address": server.address().to_string(),
-        "version": "1.4",
-        "tls": "rustls",
-        "ca_file": server.ca_file(),
-        "certificate_file": owner.certificate_file,
-        "key_file": owner.key_file,
-    } })
 }
 
 pub(super) fn token_broker(site: &Site<'_>, credentials: &Path, simulation: &Simulation, certificate: &ServerCertificate) -> Value {

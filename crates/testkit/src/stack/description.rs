@@ -81,10 +81,10 @@ pub struct TdDescription {
 /// The key management system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KmsDescription {
-    /// `dev` or `pykmip`.
+    /// `dev`, `pykmip` or `openbao`.
     pub kind: String,
-    /// `kmip://host:port`, or the path of the development store.
+    /// `kmip://host:port`, `https://host:port` of OpenBao, or the path of the development store.
     pub url: String,
-    /// PEM: the root of the KMIP server.
+    /// PEM: the root of the KMIP server or of OpenBao.
     pub ca_file: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@
 mod administration;
 mod configuration;
 mod description;
+mod kms;
 mod options;
 mod prediction;
 mod simulation;
@@ -14,20 +15,21 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 pub use administration::Administrator;
 pub use description::{BusFiles, KmsDescription, ServiceDescription, StackDescription, TdDescription};
+pub use kms::KmsServer;
 pub use options::{KmsKind, ModelKind, StackOptions};
 pub use prediction::Prediction;
 pub use simulation::Simulation;
 pub use steps::{Step, Steps};
 
-use crate::{StartFailure, nats::NatsServer, process::Service, pykmip::Pykmip};
+use crate::{StartFailure, nats::NatsServer, process::Service};
 
 /// A running stack. Dropping it kills every process; [`Stack::stop`] ends them in order.
 #[derive(Debug)]
 pub struct Stack {
     /// The bus.
     pub nats: NatsServer,
-    /// The KMIP server, when the key is in one.
-    pub kmip: Option<Pykmip>,
+    /// The server that holds the key, when it is in one.
+    pub kms: Option<KmsServer>,
     /// Our services by instance name: `token-broker`, `key-release`, and for each TD `attester` and
     /// `model-runner`, then `attester-1`, `model-runner-1` ...
     pub services: BTreeMap<String, Service>,
@@ -97,8 +99,8 @@ impl Stack {
                 }
             }
         }
-        if let Some(kmip) = &mut self.kmip {
-            kmip.kill().await;
+        if let Some(kms) = &mut self.kms {
+            kms.kill().await;
         }
         self.nats.stop().await;
         if unclean.is_empty() {

@@ -9,6 +9,8 @@ pub enum KmsKind {
     Dev,
     /// A real KMIP server.
     Pykmip,
+    /// A real OpenBao, which speaks Vault's API.
+    Openbao,
 }
 
 impl KmsKind {
@@ -17,6 +19,7 @@ impl KmsKind {
         match self {
             Self::Dev => "dev",
             Self::Pykmip => "pykmip",
+            Self::Openbao => "openbao",
         }
     }
 }
@@ -27,8 +30,8 @@ impl FromStr for KmsKind {
         match text {
             "dev" => Ok(Self::Dev),
             "pykmip" => Ok(Self::Pykmip),
-            "openbao" => Err("this version has no OpenBao back end yet: choose dev or pykmip".to_owned()),
-            _ => Err("choose dev or pykmip".to_owned()),
+            "openbao" => Ok(Self::Openbao),
+            _ => Err("choose dev, pykmip or openbao".to_owned()),
         }
     }
 }

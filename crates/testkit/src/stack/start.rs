@@ -14,15 +14,13 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use super::{
-    Administrator, BusFiles, KmsDescription, KmsKind, ModelKind, Simulation, Stack, StackDescription, StackOptions, Steps, TdDescription,
-    configuration,
+    Administrator, BusFiles, ModelKind, Simulation, Stack, StackDescription, StackOptions, Steps, TdDescription, configuration, kms::Kms,
 };
 use crate::{
     StartFailure,
     nats::{NatsServer, now},
     private_directory,
     process::{Service, ServiceSpec, binary},
-    pykmip::{Profile, Pykmip},
     write_private,
 };
 
@@ -63,7 +61,7 @@ pub(super) async fn start(options: StackOptions, steps: &mut Steps) -> Result<St
         otlp_url: options.otlp_url.as_deref(),
         trust_anchor: simulation.trust_anchor(),
     };
-    let (kmip, kms) = steps.time("start_kms", start_kms(&directory, options.kms)).await?;
+    let kms = steps.time("start_kms", Kms::start(&directory, options.kms)).await?;
     let broker = steps.time("start_token_broker", token_broker(&site, &nats, &simulation, &authority, &options)).await?;
     let ita_url = format!("https://{}", broker.address("https")?);
     let release = steps.time("start_key_release", key_release(&site, &nats, &authority, &options, &kms, &ita_url)).await?;
@@ -89,7 +87,7 @@ pub(super) async fn start(options: StackOptions, steps: &mut Steps) -> Result<St
         trust_anchor: simulation.trust_anchor(),
     };
     let services = [broker, release].into_iter().map(|service| (service.instance.clone(), service)).collect();
-    let mut stack = Stack { nats, kmip, services, description, simulation, authority, directory: directory.clone(), options };
+    let mut stack = Stack { nats, kms: kms.server, services, description, simulation, authority, directory: directory.clone(), options };
     for td in 0..stack.options.tds {
         steps.time(&format!("start_td_{td}"), attester(&mut stack, td)).await?;
     }
@@ -150,31 +148,6 @@ fn certificate(authority: &CertificateAuthority, directory: &Path, name: &str) -
 
 fn tls(error: &keyferry_tls::TlsError) -> StartFailure {
     StartFailure::new(format!("a certificate could not be made: {error}"), "check the directory and the disk")
-}
-
-/// The KMS as key-release is told about it, and as `stack.json` shows it.
-struct Kms {
-    settings: serde_json::Value,
-    description: KmsDescription,
-}
-
-async fn start_kms(directory: &Path, kind: KmsKind) -> Result<(Option<Pykmip>, Kms), StartFailure> {
-    match kind {
-        KmsKind::Dev => {
-            let store = directory.join("kms");
-            private_directory(&store)?;
-            let file = store.join("keys");
-            let description = KmsDescription { kind: kind.name().to_owned(), url: text(&file), ca_file: None };
-            Ok((None, Kms { settings: configuration::dev_kms(&file, &store.join("store.key")), description }))
-        }
-        KmsKind::Pykmip => {
-            let server = Pykmip::start_in(Profile::Ecdsa, &directory.join("kms")).await?;
-            let url = format!("kmip://{}", server.address());
-            let description = KmsDescription { kind: kind.name().to_owned(), url, ca_file: Some(server.ca_file()) };
-            let settings = configuration::kmip_kms(&server);
-            Ok((Some(server), Kms { settings, description }))
-        }
-    }
 }
 
 async fn token_broker(

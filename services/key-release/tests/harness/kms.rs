@@ -79,7 +79,7 @@ impl Kms for BrokenKms {
         }
         let fetched = self.reach()?.fetch(key, spec).await?;
         if self.state.load(Ordering::SeqCst) == OTHER_BYTES {
-            let other = KeyMaterial::random(spec.length_bytes()).map_err(|_| KmsError::Internal)?;
+            let other = KeyMaterial::random(usize::from(spec.length_bits() / 8)).map_err(|_| KmsError::Internal)?;
             return Ok(Arc::new(other));
         }
         Ok(fetched)
