@@ -45,7 +45,8 @@ fn turn(contestant: &mut Contestant<'_>, times: &mut Vec<Duration>) -> Result<()
     Ok(())
 }
 
-fn rate(mut times: Vec<Duration>) -> Rate {
+/// Rate and percentiles of single times.
+pub(crate) fn rate(mut times: Vec<Duration>) -> Rate {
     #[allow(clippy::cast_precision_loss, reason = "a count of iterations is far below 2^52")]
     let count = times.len() as f64;
     let total: Duration = times.iter().sum();

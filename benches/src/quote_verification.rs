@@ -50,7 +50,7 @@ fn kept(name: &'static str, each: Duration, world: &World, notes: &str) -> Resul
 
 fn figure(name: &'static str, each: Duration, world: &World, [ours, peer]: [Contestant<'_>; 2], notes: &str) -> Result<Row> {
     let [ours, bound, peer] = contest::run(each, [ours, ecdsa(world)?, peer])?;
-    Ok(Row::new(name, &ours, (BOUND, bound.per_second), Some((PEER, peer.per_second)), notes))
+    Ok(Row::new(name, &ours, Some((BOUND, bound.per_second)), Some((PEER, peer.per_second)), notes))
 }
 
 fn verify(world: &World, quote: &[u8], collateral: &Collateral) -> Result<()> {

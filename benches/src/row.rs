@@ -9,9 +9,9 @@ use crate::contest::Rate;
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) per_second: f64,
-    pub(crate) bound: &'static str,
-    pub(crate) bound_per_second: f64,
-    pub(crate) fraction: f64,
+    pub(crate) bound: Option<&'static str>,
+    pub(crate) bound_per_second: Option<f64>,
+    pub(crate) fraction: Option<f64>,
     pub(crate) peer: Option<&'static str>,
     pub(crate) peer_per_second: Option<f64>,
     pub(crate) p50_ms: f64,
@@ -24,14 +24,20 @@ impl Row {
         "name                               per s   bound per s  fraction    peer per s   p50 ms   p99 ms  notes";
 
     /// `ours` against `bound`, and beside `peer`.
-    pub(crate) fn new(name: &'static str, ours: &Rate, bound: (&'static str, f64), peer: Option<(&'static str, f64)>, notes: &str) -> Self {
+    pub(crate) fn new(
+        name: &'static str,
+        ours: &Rate,
+        bound: Option<(&'static str, f64)>,
+        peer: Option<(&'static str, f64)>,
+        notes: &str,
+    ) -> Self {
         let build = if cfg!(debug_assertions) { "UNOPTIMISED BUILD; " } else { "" };
         Self {
             name,
             per_second: ours.per_second,
-            bound: bound.0,
-            bound_per_second: bound.1,
-            fraction: ours.per_second / bound.1,
+            bound: bound.map(|(bound, _)| bound),
+            bound_per_second: bound.map(|(_, rate)| rate),
+            fraction: bound.map(|(_, rate)| ours.per_second / rate),
             peer: peer.map(|(peer, _)| peer),
             peer_per_second: peer.map(|(_, rate)| rate),
             p50_ms: ours.p50_ms,
@@ -41,17 +47,17 @@ impl Row {
     }
 
     pub(crate) fn line(&self) -> String {
-        let peer = self.peer_per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"));
+        let number = |number: Option<f64>, digits: usize| number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"));
         format!(
-            "{:30} {:>9.0} {:>13.0} {:>9.3} {:>13} {:>8.3} {:>8.3}  bound: {}; peer: {}; {}",
+            "{:30} {:>9.0} {:>13} {:>9} {:>13} {:>8.3} {:>8.3}  bound: {}; peer: {}; {}",
             self.name,
             self.per_second,
-            self.bound_per_second,
-            self.fraction,
-            peer,
+            number(self.bound_per_second, 0),
+            number(self.fraction, 3),
+            number(self.peer_per_second, 0),
             self.p50_ms,
             self.p99_ms,
-            self.bound,
+            self.bound.unwrap_or("none"),
             self.peer.unwrap_or("none"),
             self.notes
         )
