@@ -210,30 +210,34 @@ async fn a_login_is_renewed_and_at_its_end_replaced_without_a_failed_call() {
     let role = server.app_role("short", settings).await.unwrap();
     let kms = connect(&config(&server, VaultEngine::Kv1, app_role(&role)));
     kms.fetch(&key(), &aes()).await.unwrap();
-    let token = || async {
+    // Accessors of its living logins, with the times of their making and last renewal.
+    let alive = || async {
         let accessors = server.call(Method::from_bytes(b"LIST").unwrap(), "auth/token/accessors", None).await.unwrap();
+        let mut alive = Vec::new();
         for accessor in accessors["data"]["keys"].as_array().unwrap() {
             let body = json!({ "accessor": accessor });
-            let found = server.call(Method::POST, "auth/token/lookup-accessor", Some(body)).await;
             // One of them may end between the two calls.
-            if let Ok(found) = found
+            if let Ok(found) = server.call(Method::POST, "auth/token/lookup-accessor", Some(body)).await
                 && found["data"]["meta"]["role_name"] == "short"
                 && found["data"]["ttl"].as_u64() > Some(0)
             {
-                return Some((accessor.clone(), found["data"]["creation_time"].as_u64(), found["data"]["last_renewal_time"].as_u64()));
+                let time = |name: &str| found["data"][name].as_u64();
+                alive.push((accessor.clone(), time("creation_time"), time("last_renewal_time")));
             }
         }
-        None
+        alive
     };
-    let (first, created, _) = token().await.unwrap();
-    until("a renewal of the first token", || async {
+    let (first, created, _) = alive().await.remove(0);
+    until("a renewal of the first login", || async {
         kms.fetch(&key(), &aes()).await.unwrap();
-        token().await.is_some_and(|(accessor, _, renewed)| accessor == first && renewed > created)
+        alive().await.iter().any(|(accessor, _, renewed)| *accessor == first && *renewed > created)
     })
     .await;
-    until("a second login", || async {
+    until("a second login before the first ends", || async {
         kms.fetch(&key(), &aes()).await.unwrap();
-        token().await.is_some_and(|(accessor, ..)| accessor != first)
+        let alive = alive().await;
+        assert!(alive.iter().any(|(accessor, ..)| *accessor == first), "the first login ended before there was another");
+        alive.len() > 1
     })
     .await;
 }
@@ -470,6 +474,45 @@ async fn another_host_another_root_and_plain_http_are_refused() {
     .await;
     assert_eq!(error.label(), "kms_protocol", "{error:?}");
     kms.fetch(&key(), &aes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_namespace_is_where_keys_and_logins_are_and_health_is_not() {
+    let server = start().await;
+    let inside = async |method: Method, path: &str, body| server.call(method, &format!("team-a/{path}"), body).await.unwrap();
+    server.call(Method::POST, "sys/namespaces/team-a", None).await.unwrap();
+    inside(Method::POST, "sys/mounts/keyferry", Some(json!({ "type": "kv", "options": { "version": "2" } }))).await;
+    let policy = json!({ "policy": "path \"keyferry/*\" { capabilities = [\"create\", \"read\"] }" });
+    inside(Method::POST, "sys/policies/acl/keys", Some(policy)).await;
+    inside(Method::POST, "sys/auth/approle", Some(json!({ "type": "approle" }))).await;
+    inside(Method::POST, "auth/approle/role/broker", Some(json!({ "token_policies": ["keys"] }))).await;
+    let role_id = inside(Method::GET, "auth/approle/role/broker/role-id", None).await["data"]["role_id"].as_str().unwrap().to_owned();
+    let secret = inside(Method::POST, "auth/approle/role/broker/secret-id", Some(json!({}))).await;
+    let secret_id_file = server.directory().join("secret-id");
+    write_private(&secret_id_file, secret["data"]["secret_id"].as_str().unwrap()).unwrap();
+    let auth = VaultAuth::AppRole(VaultAppRole { mount: "approle".to_owned(), role_id, secret_id_file });
+    let mut config = config(&server, VaultEngine::Kv2, auth);
+    config.namespace = Some("team-a".to_owned());
+    let kms = connect(&config);
+    assert_eq!(kms.health().await, Ok(()));
+    let made = kms.create(&aes()).await.unwrap();
+    kms.fetch(&made, &aes()).await.unwrap();
+    config.namespace = Some("team-b".to_owned());
+    assert!(connect(&config).fetch(&made, &aes()).await.is_err());
+}
+
+#[tokio::test]
+async fn plain_http_works_where_it_is_allowed() {
+    let (server, mut config, kms) = with_a_key().await;
+    let port = support::vault::plain_http(&server).await;
+    config.url = format!("http://127.0.0.1:{port}");
+    config.ca_file = None;
+    assert!(VaultKms::new(&config).is_err(), "it is not allowed by default");
+    config.allow_plain_http = true;
+    let plain = connect(&config);
+    assert_eq!(plain.health().await, Ok(()));
+    let (found, wanted) = (plain.fetch(&key(), &aes()).await.unwrap(), kms.fetch(&key(), &aes()).await.unwrap());
+    assert_eq!(found.expose(), wanted.expose());
 }
 
 #[tokio::test]

@@ -201,6 +201,8 @@ impl OpenBao {
             storage "raft" {{
               path    = "{storage}"
               node_id = "keyferry"
+              # It is alone: no need to wait long for others to vote.
+              performance_multiplier = 1
             }}
             listener "tcp" {{
               address            = "127.0.0.1:{api}"

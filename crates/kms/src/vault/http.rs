@@ -1,6 +1,6 @@
 //! HTTP to one server: pinned roots, no redirects, no proxies, bounded answers in buffers that are wiped.
 
-use std::{error::Error, fmt, fmt::Write as _, io, sync::Arc};
+use std::{error::Error, fmt, fmt::Write as _, future::Future, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
@@ -20,6 +20,9 @@ const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// An answer's buffer when its length is not announced: holds every usual answer without growing.
 const ANSWER_BYTES_USUAL: usize = 16 * 1024;
 
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// One call.
 pub(crate) struct Call {
     pub(crate) method: Method,
@@ -27,21 +30,23 @@ pub(crate) struct Call {
     pub(crate) path: String,
     /// JSON.
     pub(crate) body: Option<Zeroizing<Vec<u8>>>,
+    /// Whether it may be made twice.
+    repeatable: bool,
 }
 
 impl Call {
     pub(crate) fn get(path: String) -> Self {
-        Self { method: Method::GET, path, body: None }
+        Self { method: Method::GET, path, body: None, repeatable: true }
     }
     pub(crate) fn delete(path: String) -> Self {
-        Self { method: Method::DELETE, path, body: None }
+        Self { method: Method::DELETE, path, body: None, repeatable: false }
     }
     pub(crate) fn post(path: String, body: Zeroizing<Vec<u8>>) -> Self {
-        Self { method: Method::POST, path, body: Some(body) }
+        Self { method: Method::POST, path, body: Some(body), repeatable: false }
     }
-    /// A call that changes nothing may be made twice.
-    fn repeatable(&self) -> bool {
-        self.method == Method::GET
+    /// For a call that does no harm when made twice, as a login.
+    pub(crate) fn repeatable(self) -> Self {
+        Self { repeatable: true, ..self }
     }
 }
 
@@ -98,48 +103,49 @@ impl Http {
         self.base.host_str().unwrap_or_default()
     }
 
-    /// Makes a call; one that changes nothing is repeated once if the connection broke.
+    /// Makes a call; one that may be made twice is repeated once if the connection broke.
     pub(crate) async fn send(&self, call: &Call, token: Option<&HeaderValue>) -> Result<Answer, KmsError> {
-        if !self.breaker.permits(Instant::now()) {
-            return Err(KmsError::CircuitOpen);
-        }
-        let result = match self.attempt(call, token).await {
-            Err(KmsError::Unreachable(_)) if call.repeatable() => self.attempt(call, token).await,
-            result => result,
-        };
-        match &result {
-            Err(KmsError::Tls(_)) => {} // does not say whether the server works
-            Err(error) if error.connection_failed() => self.breaker.failed(Instant::now()),
-            _ => self.breaker.succeeded(),
-        }
-        let answer = result?;
+        let answer = self
+            .guarded(async {
+                match self.attempt(call, token, self.namespace.as_ref()).await {
+                    Err(KmsError::Unreachable(_)) if call.repeatable => self.attempt(call, token, self.namespace.as_ref()).await,
+                    result => result,
+                }
+            })
+            .await?;
         match refusal(&answer) {
             Some(error) => Err(error),
             None => Ok(answer),
         }
     }
 
-    /// The status alone, of a call without token or body: for the server's health.
+    /// The status alone, of a call without token, body or namespace: for the server's health, which is not a namespace's.
     pub(crate) async fn status(&self, path: &str) -> Result<u16, KmsError> {
+        let call = Call::get(path.to_owned());
+        self.guarded(self.attempt(&call, None, None)).await.map(|answer| answer.status)
+    }
+
+    /// Leaves a server alone that failed again and again.
+    async fn guarded(&self, exchange: impl Future<Output = Result<Answer, KmsError>>) -> Result<Answer, KmsError> {
         if !self.breaker.permits(Instant::now()) {
             return Err(KmsError::CircuitOpen);
         }
-        let result = self.attempt(&Call::get(path.to_owned()), None).await;
+        let result = exchange.await;
         match &result {
-            Err(KmsError::Tls(_)) => {}
+            Err(KmsError::Tls(_)) => {} // does not say whether the server works
             Err(error) if error.connection_failed() => self.breaker.failed(Instant::now()),
             _ => self.breaker.succeeded(),
         }
-        result.map(|answer| answer.status)
+        result
     }
 
-    async fn attempt(&self, call: &Call, token: Option<&HeaderValue>) -> Result<Answer, KmsError> {
+    async fn attempt(&self, call: &Call, token: Option<&HeaderValue>, namespace: Option<&HeaderValue>) -> Result<Answer, KmsError> {
         let url = self.base.join(&format!("/v1/{}", call.path)).map_err(|_| KmsError::Reference("it does not make a path"))?;
         let mut request = self.client.request(call.method.clone(), url).timeout(self.timeouts.request);
         if let Some(token) = token {
             request = request.header(TOKEN, token);
         }
-        if let Some(namespace) = &self.namespace {
+        if let Some(namespace) = namespace {
             request = request.header(NAMESPACE, namespace);
         }
         if let Some(body) = &call.body {
@@ -164,12 +170,15 @@ fn client(config: &VaultConfig, certificate: Option<&ClientCertificate>) -> Resu
         .no_proxy()
         .referer(false)
         .tcp_nodelay(true)
+        // A connection that went dead silently is noticed, instead of costing every request its time limit.
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .http2_keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .https_only(!config.allow_plain_http)
         .connect_timeout(config.timeouts.connect)
         .timeout(config.timeouts.request);
-    // Plain HTTP has no TLS to configure; the library still wants to be told.
-    let roots = config.ca_file.clone().map_or_else(|| RootsConfig::Ders(Vec::new()), RootsConfig::CaFile);
-    if config.ca_file.is_some() {
+    // Plain HTTP needs none.
+    if let Some(ca_file) = &config.ca_file {
+        let roots = RootsConfig::CaFile(ca_file.clone());
         let tls = match certificate {
             None => http_client_config(&roots),
             Some(certificate) => mutual_client_config(&roots, certificate, false).map(|mut tls| {

@@ -167,7 +167,7 @@ struct Auth {
 
 async fn login(http: &Http, mount: &str, fields: &[(&str, &str)]) -> Result<Credential, KmsError> {
     let body = json::write_texts(fields)?;
-    let answer = http.send(&Call::post(format!("auth/{mount}/login"), body), None).await?;
+    let answer = http.send(&Call::post(format!("auth/{mount}/login"), body).repeatable(), None).await?;
     match answer.status {
         200..=299 => {
             let LoggedIn { auth } = json::read(&answer.body)?;

@@ -93,6 +93,8 @@ impl Session {
                 let credential = Arc::new(credential);
                 self.current.store(Some(Arc::clone(&credential)));
                 self.keep(&credential);
+                let lease_seconds = credential.lease.as_secs();
+                tracing::info!(host = self.http.host(), lease_seconds, renewable = credential.renewable, "logged in to the KMS");
                 Ok(credential)
             }
             Err(error) => {
@@ -168,7 +170,7 @@ async fn renew(credential: &Credential) -> Result<Option<Duration>, KmsError> {
     if !credential.renewable {
         return Ok(None);
     }
-    let answer = credential.send(&Call::post("auth/token/renew-self".to_owned(), Zeroizing::new(b"{}".to_vec()))).await?;
+    let answer = credential.send(&Call::post("auth/token/renew-self".to_owned(), Zeroizing::new(b"{}".to_vec())).repeatable()).await?;
     if !answer.succeeded() {
         return Ok(None);
     }

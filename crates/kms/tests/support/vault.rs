@@ -10,15 +10,15 @@ use std::{
 
 use keyferry_kms::{VaultAppRole, VaultAuth, VaultConfig, VaultEngine, VaultKms, VaultTimeouts};
 use keyferry_testkit::openbao::{AppRole, OpenBao};
-use keyferry_tls::server_config_from_issued;
+use keyferry_tls::{RootsConfig, client_config, server_config_from_issued};
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const ALL: &[&str] = &["create", "read", "update", "delete"];
 
@@ -191,6 +191,26 @@ async fn carry(client: TcpStream, server: TcpStream, mut line: watch::Receiver<L
         }
     };
     tokio::select! { () = up => {}, () = down => {} }
+}
+
+/// The port of a listener that speaks plain HTTP before `server`, as one without a certificate would.
+pub(crate) async fn plain_http(server: &OpenBao) -> u16 {
+    let mut tls = client_config(&RootsConfig::CaFile(server.ca_file()), false).unwrap();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let (connector, address) = (TlsConnector::from(Arc::new(tls)), server.address());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let connector = connector.clone();
+            tokio::spawn(async move {
+                let server = TcpStream::connect(address).await.unwrap();
+                let mut server = connector.connect(address.ip().into(), server).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    port
 }
 
 /// A server with a certificate that we trust, and answers that nobody should.
