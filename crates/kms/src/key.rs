@@ -157,6 +157,10 @@ impl KeySpec {
             Kind::Ec(curve) => curve.bits(),
         }
     }
+    /// The same in whole bytes: of an AES key, the length of its material.
+    pub const fn length_bytes(&self) -> usize {
+        (self.length_bits() as usize).div_ceil(8)
+    }
     /// The curve of an elliptic curve key.
     pub const fn curve(&self) -> Option<Curve> {
         match self.kind {

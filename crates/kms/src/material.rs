@@ -1,15 +1,19 @@
 //! The bytes of a key: whether they are the key that a record describes, and new ones.
 
 use aws_lc_rs::{
-    encoding::{AsDer, Pkcs8V1Der},
-    rsa::{KeyPair as RsaKeyPair, KeySize},
+    rsa::KeyPair as RsaKeyPair,
     signature::{
         ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
         EcdsaSigningAlgorithm,
     },
 };
 use keyferry_key_wrap::KeyMaterial;
-use openssl::{pkey::PKey, rsa::Rsa};
+use openssl::{
+    ec::{EcGroup, EcKey},
+    nid::Nid,
+    pkey::PKey,
+    rsa::Rsa,
+};
 use zeroize::Zeroizing;
 
 use crate::{Algorithm, Curve, KeySpec, KmsError};
@@ -80,31 +84,27 @@ pub(crate) async fn generate(spec: &KeySpec) -> Result<KeyMaterial, KmsError> {
     let (algorithm, curve, bits) = (spec.algorithm(), spec.curve(), spec.length_bits());
     let made = tokio::task::spawn_blocking(move || match (algorithm, curve) {
         (Algorithm::Aes, _) => KeyMaterial::random(usize::from(bits / 8)).map_err(|_| KmsError::Internal),
-        (_, Some(curve)) => generate_ec(curve),
-        (_, None) => generate_rsa(bits),
+        (_, curve) => generate_pair(bits, curve),
     });
     made.await.unwrap_or(Err(KmsError::Internal))
 }
 
-fn generate_ec(curve: Curve) -> Result<KeyMaterial, KmsError> {
-    let der = EcdsaKeyPair::generate(signing(curve)).and_then(|pair| pair.to_pkcs8v1()).map_err(|_| KmsError::Internal)?;
-    KeyMaterial::new(der.as_ref().to_vec()).map_err(|_| KmsError::Internal)
+/// OpenSSL makes all of them: it alone knows 7680 bits, and its PKCS#8 comes as a buffer that can be wiped.
+fn generate_pair(bits: u16, curve: Option<Curve>) -> Result<KeyMaterial, KmsError> {
+    let pair = match curve {
+        None => Rsa::generate(u32::from(bits)).and_then(PKey::from_rsa),
+        Some(curve) => EcGroup::from_curve_name(group(curve)).and_then(|group| EcKey::generate(&group)).and_then(PKey::from_ec_key),
+    };
+    let der = pair.and_then(|pair| pair.private_key_to_pkcs8()).map(Zeroizing::new).map_err(|_| KmsError::Internal)?;
+    KeyMaterial::new(der).map_err(|_| KmsError::Internal)
 }
 
-fn generate_rsa(bits: u16) -> Result<KeyMaterial, KmsError> {
-    let size = match bits {
-        2048 => KeySize::Rsa2048,
-        3072 => KeySize::Rsa3072,
-        4096 => KeySize::Rsa4096,
-        // The one length that only the other library makes.
-        bits => {
-            let pair = Rsa::generate(u32::from(bits)).and_then(PKey::from_rsa).and_then(|pair| pair.private_key_to_pkcs8());
-            let der = pair.map(Zeroizing::new).map_err(|_| KmsError::Internal)?;
-            return KeyMaterial::new(der).map_err(|_| KmsError::Internal);
-        }
-    };
-    let der: Pkcs8V1Der<'_> = RsaKeyPair::generate(size).and_then(|pair| pair.as_der()).map_err(|_| KmsError::Internal)?;
-    KeyMaterial::new(der.as_ref().to_vec()).map_err(|_| KmsError::Internal)
+const fn group(curve: Curve) -> Nid {
+    match curve {
+        Curve::P256 => Nid::X9_62_PRIME256V1,
+        Curve::P384 => Nid::SECP384R1,
+        Curve::P521 => Nid::SECP521R1,
+    }
 }
 
 #[cfg(test)]
