@@ -14,6 +14,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+/// Each login costs this; key-release takes no more. The service always wrote 10.
+const BCRYPT_COST_MAX: u32 = 12;
+
 /// The KMS a key lies in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KmsKind {
@@ -149,9 +152,15 @@ fn bcrypt(encoded: &str) -> Result<String, Refusal> {
     else {
         return Err(wrong());
     };
-    let cost_is_known = cost.len() == 2 && cost.parse::<u32>().is_ok_and(|cost| (4..=31).contains(&cost));
+    let cost = cost.parse::<u32>().ok().filter(|known| cost.len() == 2 && (4..=31).contains(known)).ok_or_else(wrong)?;
+    if cost > BCRYPT_COST_MAX {
+        return Err(Refusal::new(
+            format!("password_hash has cost {cost}, at most {BCRYPT_COST_MAX} is taken over"),
+            "create the user anew",
+        ));
+    }
     let is_digest = rest.len() == 53 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'/'));
-    if cost_is_known && is_digest { Ok(text) } else { Err(wrong()) }
+    if is_digest { Ok(text) } else { Err(wrong()) }
 }
 
 /// What the service lets be written but checks nowhere, is left out; `key-transfer-policies` and `key_transfer_policies`

@@ -72,6 +72,8 @@ fn a_hash_that_is_no_bcrypt_string_is_refused_and_not_shown() {
         assert!(refused.contains("bcrypt") && !refused.contains("N9qo"), "{refused}");
     }
     assert!(why(user(ID, &with(user_file(), "password_hash", BCRYPT.into()))).contains("base64"));
+    let dear = STANDARD.encode(BCRYPT.replace("$10$", "$31$"));
+    assert!(why(user(ID, &with(user_file(), "password_hash", dear.into()))).contains("cost 31"));
     // A number where the hash was: the mistake is placed, the content is not repeated.
     let broken = bytes(&user_file()).iter().map(|byte| if *byte == b'}' { b']' } else { *byte }).collect::<Vec<_>>();
     assert!(!why(user(ID, &broken)).contains("N9qo"));
