@@ -140,6 +140,9 @@ uuid_identifier!(
 uuid_identifier!(
     /// Names one decision of the key broker, and its audit record.
     ReleaseId, "release_id");
+uuid_identifier!(
+    /// Names a user of the key broker's administration.
+    UserId, "user_id");
 
 #[cfg(test)]
 mod tests {

@@ -121,11 +121,13 @@ impl SealedStore {
 
     /// The record, from the leader.
     pub async fn read(&self, name: &str) -> Result<Option<Record>, StoreError> {
+        // What was seen before the question was asked: an answer may be overtaken by a newer one on its way.
+        let seen = self.seen.lock().get(name).copied().unwrap_or_default();
         let Some(entry) = self.bucket.read(name).await.map_err(|error| from_bucket(name, error))? else {
             // Deleted, or gone without a trace: a record we saw does not simply vanish.
             return match self.bucket.vacancy(name).await.map_err(|error| from_bucket(name, error))? {
-                0 => self.check_not_seen(name).map(|()| None),
-                marker => self.remember(name, marker).map(|()| None),
+                0 if seen == 0 => Ok(None),
+                marker => self.remember(name, seen, marker).map(|()| None),
             };
         };
         let tampered = || StoreError::Tampered { name: name.to_owned() };
@@ -135,7 +137,7 @@ impl SealedStore {
             Err(seal::OpenError::OtherKey) => return Err(StoreError::OtherKey { name: name.to_owned() }),
             Err(seal::OpenError::Broken) => return Err(tampered()),
         };
-        self.remember(name, entry.revision)?;
+        self.remember(name, seen, entry.revision)?;
         Ok(Some(Record { value, revision: entry.revision }))
     }
 
@@ -172,21 +174,14 @@ impl SealedStore {
         seal::Place { bucket: self.bucket.bucket().name(), name, replaced }
     }
 
-    fn remember(&self, name: &str, found: u64) -> Result<(), StoreError> {
-        let mut seen = self.seen.lock();
-        let highest = seen.entry(name.to_owned()).or_default();
-        if found < *highest {
-            return Err(StoreError::RolledBack { name: name.to_owned(), seen: *highest, found });
+    fn remember(&self, name: &str, seen: u64, found: u64) -> Result<(), StoreError> {
+        if found < seen {
+            return Err(StoreError::RolledBack { name: name.to_owned(), seen, found });
         }
-        *highest = found;
+        let mut all = self.seen.lock();
+        let highest = all.entry(name.to_owned()).or_default();
+        *highest = found.max(*highest);
         Ok(())
-    }
-
-    fn check_not_seen(&self, name: &str) -> Result<(), StoreError> {
-        match self.seen.lock().get(name) {
-            Some(seen) => Err(StoreError::RolledBack { name: name.to_owned(), seen: *seen, found: 0 }),
-            None => Ok(()),
-        }
     }
 }
 

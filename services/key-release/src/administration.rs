@@ -1,8 +1,6 @@
 //! gRPC `KeyAdministration`: keys and policies. Each method begins with a proof of an administrator, and each change is
 //! recorded before it takes effect, and finished though the caller may be gone: no key without a record stays in the KMS.
 
-use std::sync::Arc;
-
 use keyferry_contract::release::v1 as pb;
 use keyferry_contract::release::v1::{
     AuditDecision, AuditRecord, CreateKeyRequest, CreateKeyResponse, CreatePolicyRequest, CreatePolicyResponse, ExportKeyRequest,
@@ -19,53 +17,47 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Denial,
-    administrators::{Admin, Administrators},
     broker::{bounded, key_id},
     records::{Algorithm, KeyRecord, PolicyRecord},
     release::Release,
+    users::{Admin, Permission, Users, authenticated},
 };
 
 #[derive(Clone)]
 pub(crate) struct Administration {
     pub(crate) release: Release,
-    pub(crate) administrators: Arc<Administrators>,
-}
-
-/// The administrator who makes this call. A failed attempt is recorded.
-pub(crate) async fn authenticated<T>(administrators: &Administrators, release: &Release, request: &Request<T>) -> Result<Admin, Status> {
-    let authorization = request.metadata().get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let result = administrators.authenticate(authorization.as_deref()).await;
-    if matches!(result, Err(Denial::Unauthenticated)) {
-        release.audit().intruded().await;
-    }
-    result.map_err(|denial| denial.status())
+    pub(crate) users: Users,
 }
 
 #[tonic::async_trait]
 impl KeyAdministration for Administration {
     async fn create_policy(&self, request: Request<CreatePolicyRequest>) -> Result<Response<CreatePolicyResponse>, Status> {
-        let admin = authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::PoliciesCreate).map_err(|denial| denial.status())?;
         let (this, request) = (self.clone(), request.into_inner());
         let created = self.release.to_its_end(async move { this.make_policy(&admin, request).await }).await;
         created.map(Response::new).map_err(|denial| denial.status())
     }
 
     async fn get_policy(&self, request: Request<GetPolicyRequest>) -> Result<Response<GetPolicyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::PoliciesSearch).map_err(|denial| denial.status())?;
         let policy = async { self.release.records().policy(policy_id(&request.get_ref().policy_id)?).await };
         let policy = policy.await.map_err(|denial| denial.status())?;
         Ok(Response::new(GetPolicyResponse { document: policy.document, version: policy.version, ..GetPolicyResponse::default() }))
     }
 
     async fn create_key(&self, request: Request<CreateKeyRequest>) -> Result<Response<CreateKeyResponse>, Status> {
-        let admin = authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::KeysCreate).map_err(|denial| denial.status())?;
         let (this, request) = (self.clone(), request.into_inner());
         let created = self.release.to_its_end(async move { this.make_key(&admin, request).await }).await;
         created.map(|id| Response::new(CreateKeyResponse { key_id: id.to_string() })).map_err(|denial| denial.status())
     }
 
     async fn get_key(&self, request: Request<GetKeyRequest>) -> Result<Response<GetKeyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::KeysSearch).map_err(|denial| denial.status())?;
         let key = async { self.release.records().key(key_id(&request.get_ref().key_id)?).await };
         let key = key.await.map_err(|denial| denial.status())?;
         let Algorithm::Aes = key.algorithm;
@@ -80,17 +72,20 @@ impl KeyAdministration for Administration {
     }
 
     async fn list_policies(&self, request: Request<pb::ListPoliciesRequest>) -> Result<Response<pb::ListPoliciesResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::PoliciesSearch).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn update_policy(&self, request: Request<pb::UpdatePolicyRequest>) -> Result<Response<pb::UpdatePolicyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::PoliciesUpdate).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn rollback_policy(&self, request: Request<pb::RollbackPolicyRequest>) -> Result<Response<pb::UpdatePolicyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::PoliciesUpdate).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
@@ -98,42 +93,50 @@ impl KeyAdministration for Administration {
         &self,
         request: Request<pb::ListPolicyVersionsRequest>,
     ) -> Result<Response<pb::ListPolicyVersionsResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::PoliciesSearch).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn delete_policy(&self, request: Request<pb::DeletePolicyRequest>) -> Result<Response<pb::DeletePolicyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::PoliciesDelete).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn list_keys(&self, request: Request<pb::ListKeysRequest>) -> Result<Response<pb::ListKeysResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::KeysSearch).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn update_key(&self, request: Request<pb::UpdateKeyRequest>) -> Result<Response<GetKeyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::KeysUpdate).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn delete_key(&self, request: Request<pb::DeleteKeyRequest>) -> Result<Response<pb::DeleteKeyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::KeysDelete).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn import_policy(&self, request: Request<pb::ImportPolicyRequest>) -> Result<Response<pb::ImportPolicyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::PoliciesCreate).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn import_key(&self, request: Request<pb::ImportKeyRequest>) -> Result<Response<pb::ImportKeyResponse>, Status> {
-        authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::KeysCreate).map_err(|denial| denial.status())?;
         Err(Status::unimplemented("not offered by this version"))
     }
 
     async fn export_key(&self, request: Request<ExportKeyRequest>) -> Result<Response<ExportKeyResponse>, Status> {
-        let admin = authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
+        admin.require(Permission::KeysTransfer).map_err(|denial| denial.status())?;
         let exported = self.export(&admin, request.into_inner()).await;
         exported.map(|wrapped_key| Response::new(ExportKeyResponse { wrapped_key })).map_err(|denial| denial.status())
     }

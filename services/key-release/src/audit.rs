@@ -1,20 +1,17 @@
 //! Audit records of this service. What anybody can cause is bounded per second: a flood of bad tokens must not fill the
 //! stream and so stop every release.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use keyferry_bus::AuditLog;
-use keyferry_contract::{
-    Reason,
-    release::v1::{AuditDecision, AuditRecord, ClaimResult},
-};
+use keyferry_contract::release::v1::{AuditDecision, AuditRecord, ClaimResult};
 use keyferry_key_transfer_policy::Comparison;
 use keyferry_lifecycle::clock;
 use keyferry_telemetry::names::{self, AUDIT_FAILURES};
 use prost_types::Timestamp;
 use tracing::Instrument;
 
-use crate::{Denial, administrators::Admin, budget::Budget, case::Case};
+use crate::{Denial, budget::Budget, case::Case, users::Admin};
 
 /// Refusals of callers nobody vouches for, recorded per second; more are counted as a metric and not recorded.
 const ANONYMOUS_PER_SECOND: u32 = 20;
@@ -70,19 +67,37 @@ impl Audit {
 
     /// An administrator is about to do something.
     pub(crate) async fn administered(&self, admin: &Admin, record: AuditRecord) -> Result<Acknowledged, Denial> {
-        self.store(AuditRecord { actor: admin.name().to_owned(), at: Some(now()), ..record }).await
+        self.allowed(AuditRecord { actor: admin.name().to_owned(), client_address: address(admin.client()), ..record }).await
     }
 
-    /// Somebody without a valid credential called an administrator's method.
-    pub(crate) async fn intruded(&self) {
+    /// Something allowed is about to be done.
+    pub(crate) async fn allowed(&self, record: AuditRecord) -> Result<Acknowledged, Denial> {
+        self.store(AuditRecord { at: Some(now()), ..record }).await
+    }
+
+    /// What was recorded as about to be done to a user was not done.
+    pub(crate) async fn undone(&self, admin: &Admin, user_id: &str, denial: &Denial) {
+        let record = AuditRecord {
+            decision: AuditDecision::Denied.into(),
+            reason: denial.reason().into(),
+            user_id: user_id.to_owned(),
+            detail: format!("not done: {denial}"),
+            ..AuditRecord::default()
+        };
+        let _counted = self.administered(admin, record).await;
+    }
+
+    /// Somebody without a valid credential called an administrator's method, or may not try any more.
+    pub(crate) async fn intruded(&self, denial: &Denial, client: Option<IpAddr>) {
         if !self.intruders.take() {
             return;
         }
         let record = AuditRecord {
             at: Some(now()),
             decision: AuditDecision::Denied.into(),
-            reason: Reason::Unauthenticated.into(),
-            detail: "administrator's credential absent or wrong".to_owned(),
+            reason: denial.reason().into(),
+            detail: denial.to_string(),
+            client_address: address(client),
             ..AuditRecord::default()
         };
         let _counted = self.store(record).await;
@@ -100,6 +115,10 @@ impl Audit {
         tracing::error!(error = %denial, "an audit record was not stored");
         Err(denial)
     }
+}
+
+fn address(client: Option<IpAddr>) -> String {
+    client.map(|client| client.to_string()).unwrap_or_default()
 }
 
 fn draft(case: &Case) -> AuditRecord {

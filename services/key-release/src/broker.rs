@@ -1,7 +1,5 @@
 //! gRPC `KeyBroker`: bounds first, then the decision; nothing is decided here.
 
-use std::sync::Arc;
-
 use keyferry_attestation_token::Nonce;
 use keyferry_contract::{
     EVENT_LOG_BYTES_MAX, QUOTE_BYTES_MAX, Reason, TOKEN_BYTES_MAX, USER_DATA_BYTES_MAX,
@@ -17,11 +15,10 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Denial,
-    administration::authenticated,
-    administrators::Administrators,
     audit::claim_result,
     fetched::ReleasedKey,
     release::{Credential, Release},
+    users::{Users, authenticated},
 };
 
 /// The bounds of a nonce's members, as the contract states them.
@@ -31,7 +28,7 @@ const NONCE_SIGNATURE_BYTES_MAX: usize = 1024;
 
 pub(crate) struct Broker {
     pub(crate) release: Release,
-    pub(crate) administrators: Arc<Administrators>,
+    pub(crate) users: Users,
 }
 
 #[tonic::async_trait]
@@ -58,7 +55,7 @@ impl KeyBroker for Broker {
     }
 
     async fn explain_policy(&self, request: Request<ExplainPolicyRequest>) -> Result<Response<ExplainPolicyResponse>, Status> {
-        let admin = authenticated(&self.administrators, &self.release, &request).await?;
+        let admin = authenticated(&self.users, &request).await?;
         let request = request.into_inner();
         let explanation = async {
             let token = bounded("token", request.token, TOKEN_BYTES_MAX)?;

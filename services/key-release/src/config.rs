@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use keyferry_attestation_token::{AbsentAnchor, Algorithm, INTEL_TRUST_ANCHOR, TOKEN_AGE_SECONDS_MAX, names_trust_anchor};
@@ -13,6 +14,8 @@ use keyferry_lifecycle::{Mistake, Runtime, Secret, ServiceConfig};
 use keyferry_telemetry::Trust;
 use keyferry_tls::ServerCertificate;
 use serde::Deserialize;
+
+use crate::users::{LockoutSettings, UserSettings, VALIDITY_MAX, check_password, check_username};
 
 /// The settings of key-release.
 #[derive(Debug, Deserialize)]
@@ -41,9 +44,12 @@ pub struct Config {
     pub verifier: Option<VerifierConfig>,
     /// Where the keys are. Since 0.1.
     pub kms: KmsConfig,
-    /// Who may administer. Absent: nobody. Since 0.1.
+    /// The first administrator, made in the store if nobody has that name. Absent: none is made. Since 0.1.
     #[serde(default)]
     pub admin: AdminConfig,
+    /// How users get in. Since 0.2.
+    #[serde(default)]
+    pub users: UsersConfig,
     /// What a caller's trace context is worth. Since 0.1.
     #[serde(default)]
     pub trace_context: TraceContext,
@@ -124,13 +130,72 @@ impl AdminConfig {
         let password = Secret::from_twins("admin.password", self.password.as_ref(), self.password_file.as_deref())?;
         match (&self.username, password) {
             (None, None) => Ok(None),
-            (Some(name), Some(password)) if !name.is_empty() && !name.contains(':') => Ok(Some((name.clone(), password))),
-            (Some(_), Some(_)) => Err(Mistake::new("admin.username", "must not be empty or hold a colon")),
+            (Some(name), Some(password)) => {
+                check_username(name).map_err(|denial| Mistake::new("admin.username", denial.to_string()))?;
+                check_password(password.expose()).map_err(|denial| Mistake::new("admin.password", denial.to_string()))?;
+                Ok(Some((name.clone(), password)))
+            }
             (Some(_), None) => Err(Mistake::new("admin.password", "is missing: set admin.password_file")),
             (None, Some(_)) => Err(Mistake::new("admin.username", "is missing: whose password is it?")),
         }
     }
 }
+
+/// How users get in.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UsersConfig {
+    /// How long a bearer token counts: 1 to 30. Default 5. Since 0.2.
+    pub token_validity_minutes: u32,
+    /// Wrong passwords in a row, of one name from one address. Default 5. Since 0.2.
+    pub attempts_max: u32,
+    /// After this long, one more. Default 5. Since 0.2.
+    pub attempt_interval_minutes: u32,
+    /// How long nobody gets in under that name from that address after one too many. Default 15. Since 0.2.
+    pub lockout_minutes: u32,
+}
+
+/// Intel's numbers.
+impl Default for UsersConfig {
+    fn default() -> Self {
+        Self { token_validity_minutes: 5, attempts_max: 5, attempt_interval_minutes: 5, lockout_minutes: 15 }
+    }
+}
+
+impl UsersConfig {
+    /// The same, as the users want it.
+    pub fn settings(&self) -> UserSettings {
+        let minutes = |minutes: u32| Duration::from_mins(minutes.into());
+        UserSettings {
+            token_validity: minutes(self.token_validity_minutes),
+            lockout: LockoutSettings {
+                attempts_max: self.attempts_max,
+                attempt_interval: minutes(self.attempt_interval_minutes),
+                lockout: minutes(self.lockout_minutes),
+            },
+        }
+    }
+
+    fn check(&self, mistakes: &mut Vec<Mistake>) {
+        let validity_max = VALIDITY_MAX.as_secs() / 60;
+        if self.token_validity_minutes == 0 || u64::from(self.token_validity_minutes) > validity_max {
+            mistakes.push(Mistake::new("users.token_validity_minutes", format!("must be 1 to {validity_max}")));
+        }
+        let counts = [
+            ("attempts_max", self.attempts_max),
+            ("attempt_interval_minutes", self.attempt_interval_minutes),
+            ("lockout_minutes", self.lockout_minutes),
+        ];
+        for (name, value) in counts {
+            if !(1..=COUNT_MAX).contains(&value) {
+                mistakes.push(Mistake::new(format!("users.{name}"), format!("must be 1 to {COUNT_MAX}")));
+            }
+        }
+    }
+}
+
+/// Of attempts, and of minutes: a week and a half.
+const COUNT_MAX: u32 = 15_000;
 
 /// What a caller's trace context is worth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -189,6 +254,7 @@ impl ServiceConfig for Config {
         if let Some(verifier) = self.verifier.as_ref().filter(|verifier| !verifier.api_url.starts_with("https://")) {
             mistakes.push(Mistake::new("verifier.api_url", format!("must begin with https:// and is {:?}", verifier.api_url)));
         }
+        self.users.check(&mut mistakes);
         mistakes
     }
 }

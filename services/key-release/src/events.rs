@@ -10,7 +10,7 @@ use keyferry_identifiers::TdId;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
-use crate::{Denial, administrators::Admin, audit, case::Case, records::PolicyRecord};
+use crate::{Denial, audit, case::Case, records::PolicyRecord, users::Admin};
 
 /// Events on their way at the same time. On a bus that is gone each waits some seconds; more are dropped, with a warning.
 const UNDER_WAY_MAX: usize = 256;

@@ -10,7 +10,7 @@ use keyferry_telemetry::{SpanAttributes, names, spans};
 use tracing::Instrument;
 use zeroize::Zeroizing;
 
-use crate::{Denial, administrators::Admin, audit::Acknowledged, records::KeyRecord};
+use crate::{Denial, audit::Acknowledged, records::KeyRecord, users::Admin};
 
 const FINGERPRINT_PURPOSE: &str = "key fingerprints, HMAC-SHA-256";
 

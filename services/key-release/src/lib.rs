@@ -12,7 +12,6 @@
 //! the store key, under which its records are sealed on a bus that is not trusted.
 
 mod administration;
-pub mod administrators;
 mod audit;
 mod broker;
 mod budget;
@@ -28,7 +27,8 @@ pub mod refusal;
 pub mod release;
 mod serve;
 pub mod surface;
+pub mod users;
 
-pub use config::{AdminConfig, Config, IssuerConfig, TraceContext, VerifierConfig};
+pub use config::{AdminConfig, Config, IssuerConfig, TraceContext, UsersConfig, VerifierConfig};
 pub use refusal::Denial;
 pub use serve::serve;

@@ -13,6 +13,8 @@ use keyferry_trust_authority::TrustAuthorityError;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::users::Permission;
+
 /// Why a request was refused or failed. Its text is for the audit and for administrators; callers get [`Denial::status`].
 #[derive(Debug, thiserror::Error)]
 pub enum Denial {
@@ -46,6 +48,27 @@ pub enum Denial {
     /// No, or no valid, administrator's credential.
     #[error("no valid administrator's credential")]
     Unauthenticated,
+    /// The caller is known, and may not do this.
+    #[error("the permission {permission} is missing")]
+    PermissionMissing {
+        /// Which one.
+        permission: Permission,
+    },
+    /// Too many wrong passwords came from there; also for the right one.
+    #[error("too many wrong passwords from this address")]
+    LockedOut,
+    /// No such user.
+    #[error("there is no such user")]
+    UserNotFound,
+    /// Somebody has this name or id already.
+    #[error("a {what} of this name or id is there already")]
+    AlreadyExists {
+        /// Of what kind.
+        what: &'static str,
+    },
+    /// Others changed the same record all the time.
+    #[error("the record changed while it was being changed")]
+    Conflict,
     /// The bounded work pool is full.
     #[error("too many requests at the same time")]
     Overloaded,
@@ -148,6 +171,11 @@ impl Denial {
             Self::TooLarge { .. } | Self::RequestTooLarge { .. } => Reason::RequestTooLarge,
             Self::NonceMissing => Reason::NonceMissing,
             Self::Unauthenticated => Reason::Unauthenticated,
+            Self::PermissionMissing { .. } => Reason::PermissionDenied,
+            Self::LockedOut => Reason::LockedOut,
+            Self::UserNotFound => Reason::UserNotFound,
+            Self::AlreadyExists { .. } => Reason::AlreadyExists,
+            Self::Conflict | Self::Store(StoreError::Conflict { .. }) => Reason::Conflict,
             Self::Overloaded => Reason::Overloaded,
             Self::RateLimited => Reason::RateLimited,
             Self::Token(denial) => token(denial),
@@ -184,6 +212,8 @@ impl Denial {
             Self::Malformed { .. }
             | Self::TooLarge { .. }
             | Self::RequestTooLarge { .. }
+            | Self::PermissionMissing { .. }
+            | Self::AlreadyExists { .. }
             | Self::PolicyDocument(_)
             | Self::ExportKey(_)
             | Self::HeldData(_)

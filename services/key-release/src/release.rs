@@ -26,7 +26,6 @@ use tracing::{Instrument, Span};
 
 use crate::{
     Denial,
-    administrators::Admin,
     audit::Audit,
     budget::Budget,
     case::{Case, Mode},
@@ -35,6 +34,7 @@ use crate::{
     fleet::Fleet,
     issuers::Issuers,
     records::{KeyRecord, Records, Rule},
+    users::{Admin, Permission},
 };
 
 /// Transfers decided at the same time. Each waits for KMS, store and audit; more only grow the queue in front of them.
@@ -171,7 +171,8 @@ impl Release {
     }
 
     /// For administrators: every comparison of a token with a key's policy.
-    pub(crate) async fn explain(&self, _proof: &Admin, key_id: KeyId, token: &str) -> Result<Explanation, Denial> {
+    pub(crate) async fn explain(&self, admin: &Admin, key_id: KeyId, token: &str) -> Result<Explanation, Denial> {
+        admin.require(Permission::PoliciesSearch)?;
         let token = self.0.verify(token).await?;
         let key = self.0.records.key(key_id).await?;
         let rule = self.0.records.rule(&key).await?;

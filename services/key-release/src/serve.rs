@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use keyferry_bus::{AuditKey, AuditLog, Bus};
-use keyferry_lifecycle::{During, ReadinessCheck, Scope, StartError, clock};
+use keyferry_lifecycle::{During, ReadinessCheck, Scope, Secret, StartError, clock};
 use keyferry_sealed_store::StoreKey;
 use keyferry_telemetry::propagation::inject_http;
 use keyferry_tls::{ALPN_GRPC, RootsConfig, server_config};
@@ -11,12 +11,12 @@ use keyferry_trust_authority::{Settings, TrustAuthority, TrustAuthorityError, re
 use tracing::Span;
 
 use crate::{
-    administrators::Administrators,
     audit,
     config::{AdminConfig, Config, VerifierConfig},
     issuers::Issuers,
     release::{Parts, Release},
     surface,
+    users::Users,
 };
 
 /// How often the connection to the bus is looked at.
@@ -25,6 +25,8 @@ const BUS_LOOK: Duration = Duration::from_millis(500);
 const KMS_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// The same while it is not.
 const KMS_HEALTH_RETRY: Duration = Duration::from_secs(2);
+/// How soon a store of users that is not there yet is looked for again.
+const USERS_RETRY: Duration = Duration::from_secs(1);
 
 /// Starts the service. Bus and certificate must be there; KMS and key sets may come later: until then readiness is off
 /// and each request that needs them is refused with its reason.
@@ -34,20 +36,23 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let audit_key = AuditKey::load_or_create(&config.audit_key_file()).during("reading the audit key")?;
     let issuers = Arc::new(Issuers::open(&config.issuers).during("reading the issuers")?);
     let verifier = config.verifier.as_ref().map(verifier).transpose().during("setting up the verifier")?;
-    let administrators = Arc::new(administrators(&config.admin).await?);
+    let administrator = administrator(&config.admin)?;
     let kms = config.kms.connect().await.during("opening the key management system")?;
     let bus = Bus::connect(&config.bus, "key-release").await.during("connecting to the bus")?;
 
     let store_key = Arc::new(store_key);
     tracing::info!(public_key = %audit_key.public_key(), "the audit is signed with this key");
     let audit = AuditLog::new(bus.clone(), audit_key, audit::now);
-    let release = Release::new(Parts { bus: bus.clone(), audit, store_key, issuers: Arc::clone(&issuers), kms, verifier });
-    let router = surface::router(&release, &administrators, config.trace_context.into()).await.during("building the gRPC services")?;
+    let parts = Parts { bus: bus.clone(), audit, store_key: Arc::clone(&store_key), issuers: Arc::clone(&issuers), kms, verifier };
+    let release = Release::new(parts);
+    let users = Users::new(&release, &bus, &store_key, &config.users.settings());
+    let router = surface::router(&release, &users, config.trace_context.into()).await.during("building the gRPC services")?;
     let listener = scope.bind("grpc", config.listen).await?;
 
     watch_bus(&scope, bus);
     watch_issuers(&scope, issuers);
     watch_kms(&scope, release.clone());
+    open_users(&scope, users, administrator);
     let stop = scope.cancellation();
     scope.spawn("grpc", async move {
         let served = surface::serve(listener, tls, router, stop.cancelled_owned()).await;
@@ -65,14 +70,37 @@ fn verifier(config: &VerifierConfig) -> Result<TrustAuthority, TrustAuthorityErr
     TrustAuthority::new(&settings)
 }
 
-async fn administrators(config: &AdminConfig) -> Result<Administrators, StartError> {
+fn administrator(config: &AdminConfig) -> Result<Option<(String, Secret)>, StartError> {
     let config = config.or_from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-    let credential = config.resolved().map_err(|mistake| StartError::message(mistake.to_string()))?;
-    if credential.is_none() {
-        tracing::warn!("no administrator is configured: keys and policies cannot be managed through this process");
+    let administrator = config.resolved().map_err(|mistake| StartError::message(mistake.to_string()))?;
+    if administrator.is_none() {
+        tracing::info!("no administrator is configured: only users that are in the store already can get in");
     }
-    let hashed = tokio::task::spawn_blocking(move || Administrators::new(credential)).await;
-    hashed.during("hashing the administrator's password")?.during("hashing the administrator's password")
+    Ok(administrator)
+}
+
+/// The store may come later than this service.
+fn open_users(scope: &Scope, users: Users, administrator: Option<(String, Secret)>) {
+    let check = scope.readiness_check("users");
+    check.down("the users are not read yet");
+    let stop = scope.cancellation();
+    scope.spawn("users", async move {
+        loop {
+            match users.bootstrap(administrator.as_ref()).await {
+                Ok(()) => break check.up(),
+                Err(denial) => {
+                    tracing::warn!(error = %denial, "the users cannot be opened; this is tried again");
+                    check.down(denial.reason().label());
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(USERS_RETRY) => {}
+            }
+        }
+        drop(administrator);
+        stop.cancelled().await;
+    });
 }
 
 /// Without the bus there is no record to decide by and no audit to write: whoever balances load should ask another replica.

@@ -1,7 +1,7 @@
 //! The one listener: gRPC over TLS 1.3 and HTTP/2, with health and reflection. tonic's own server offers no choice of
 //! protocol versions, so its routes run inside axum.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,7 +12,10 @@ use axum::{
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use keyferry_contract::{
     DESCRIPTORS,
-    release::v1::{key_administration_server::KeyAdministrationServer, key_broker_server::KeyBrokerServer},
+    release::v1::{
+        key_administration_server::KeyAdministrationServer, key_broker_server::KeyBrokerServer,
+        user_administration_server::UserAdministrationServer,
+    },
 };
 use keyferry_telemetry::{Trust, grpc_server_layer};
 use rustls::ServerConfig;
@@ -20,7 +23,12 @@ use tokio::net::TcpListener;
 use tonic::{Status, server::NamedService, service::Routes};
 
 use crate::{
-    Denial, administration::Administration, administrators::Administrators, broker::Broker, connections::Bounded, release::Release,
+    Denial,
+    administration::Administration,
+    broker::Broker,
+    connections::Bounded,
+    release::Release,
+    users::{UserService, Users},
 };
 
 /// The largest request: evidence with every member at its bound, or a policy document.
@@ -44,18 +52,16 @@ const CALL_WITHIN: Duration = Duration::from_mins(1);
 const DRAIN: Duration = Duration::from_secs(19);
 
 /// Every gRPC service of this process.
-pub async fn router(
-    release: &Release,
-    administrators: &Arc<Administrators>,
-    trust: Trust,
-) -> Result<Router, tonic_reflection::server::Error> {
-    let broker = Broker { release: release.clone(), administrators: Arc::clone(administrators) };
+pub async fn router(release: &Release, users: &Users, trust: Trust) -> Result<Router, tonic_reflection::server::Error> {
+    let broker = Broker { release: release.clone(), users: users.clone() };
     let broker = KeyBrokerServer::new(broker).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let administration = Administration { release: release.clone(), administrators: Arc::clone(administrators) };
+    let administration = Administration { release: release.clone(), users: users.clone() };
     let administration = KeyAdministrationServer::new(administration).max_decoding_message_size(REQUEST_BYTES_MAX);
+    let user_administration = UserAdministrationServer::new(UserService(users.clone())).max_decoding_message_size(REQUEST_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<KeyBrokerServer<Broker>>().await;
     reporter.set_serving::<KeyAdministrationServer<Administration>>().await;
+    reporter.set_serving::<UserAdministrationServer<UserService>>().await;
     // The descriptors hold the whole contract; only what is served here is listed.
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -63,10 +69,12 @@ pub async fn router(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(KeyBrokerServer::<Broker>::NAME)
             .with_service_name(KeyAdministrationServer::<Administration>::NAME)
+            .with_service_name(UserAdministrationServer::<UserService>::NAME)
             .with_service_name("grpc.health.v1.Health")
     };
     let routes = Routes::new(broker)
         .add_service(administration)
+        .add_service(user_administration)
         .add_service(health)
         .add_service(reflection().with_service_name("grpc.reflection.v1.ServerReflection").build_v1()?)
         .add_service(reflection().with_service_name("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?);
@@ -114,7 +122,7 @@ pub async fn serve(
         stop.await;
         handle.graceful_shutdown(Some(DRAIN));
     });
-    let result = server.serve(router.into_make_service()).await;
+    let result = server.serve(router.into_make_service_with_connect_info::<SocketAddr>()).await;
     drain.abort();
     result
 }

@@ -23,7 +23,7 @@ async fn nobody_administers_without_the_right_name_and_password() {
     let stack = Stack::start().await;
     let key_id = stack.simulator_key().await;
     let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
-    let wrong = [None, Some(basic("admin:wrong")), Some(basic("root:correct horse battery")), Some("Bearer x".to_owned())];
+    let wrong = [None, Some("Bearer x".to_owned()), Some(basic("admin")), Some("Digest x".to_owned())];
     let strangers = refused(Code::Unauthenticated, "unauthenticated");
     for authorization in wrong {
         macro_rules! refused_by {
@@ -47,8 +47,12 @@ async fn nobody_administers_without_the_right_name_and_password() {
             ExplainPolicyRequest { key_id: key_id.clone(), token: String::new(), ..ExplainPolicyRequest::default() }
         );
     }
-    let record = stack.audit().await.pop().unwrap();
-    assert_eq!((record.decision(), record.reason()), (AuditDecision::Denied, Reason::Unauthenticated));
+    for wrong in ["admin:wrong", "root:correct horse battery"] {
+        let request = with_credential(GetKeyRequest { key_id: key_id.clone() }, &basic(wrong));
+        assert_eq!(refusal(stack.administration().get_key(request).await), strangers);
+    }
+    let record = stack.audit().await.into_iter().find(|record| record.decision() == AuditDecision::Denied).unwrap();
+    assert_eq!((record.reason(), record.client_address.as_str()), (Reason::Unauthenticated, "127.0.0.1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +84,8 @@ async fn policies_and_keys_are_made_read_and_exported() {
     let records = stack.audit().await;
     let exported = records.last().unwrap();
     assert_eq!((exported.decision(), exported.actor.as_str(), exported.mode.as_str()), (AuditDecision::Exported, "admin", "export"));
-    assert!(records.iter().all(|record| record.actor == "admin"));
+    assert_eq!(records[0].actor, "bootstrap");
+    assert!(records[1..].iter().all(|record| record.actor == "admin"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

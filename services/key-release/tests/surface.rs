@@ -19,10 +19,15 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-const SERVICES: [&str; 3] = ["grpc.health.v1.Health", "keyferry.release.v1.KeyAdministration", "keyferry.release.v1.KeyBroker"];
+const SERVICES: [&str; 4] = [
+    "grpc.health.v1.Health",
+    "keyferry.release.v1.KeyAdministration",
+    "keyferry.release.v1.KeyBroker",
+    "keyferry.release.v1.UserAdministration",
+];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_says_serving_for_both_services() {
+async fn health_says_serving_for_every_service() {
     let stack = Stack::start().await;
     let mut health = HealthClient::new(stack.channel.clone());
     for service in &SERVICES[1..] {

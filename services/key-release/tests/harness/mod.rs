@@ -20,11 +20,11 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use key_release::{
-    IssuerConfig,
-    administrators::Administrators,
+    IssuerConfig, UsersConfig,
     issuers::Issuers,
     release::{Parts, Release},
     surface,
+    users::Users,
 };
 use keyferry_attestation_token::{AbsentAnchor, Algorithm};
 use keyferry_bus::{AuditKey, AuditLog, Role};
@@ -62,6 +62,7 @@ pub(crate) struct Stack {
     pub(crate) channel: Channel,
     pub(crate) authority: CertificateAuthority,
     pub(crate) release: Release,
+    pub(crate) users: Users,
     pub(crate) store_key: Arc<StoreKey>,
     pub(crate) directory: TempDir,
 }
@@ -99,23 +100,23 @@ impl Stack {
         let store_key = Arc::new(StoreKey::generate().unwrap());
         let audit = AuditLog::new(bus.clone(), AuditKey::generate().unwrap(), Timestamp::default);
         let release = Release::new(Parts {
-            bus,
+            bus: bus.clone(),
             audit,
             store_key: store_key.clone(),
             issuers: Arc::new(Issuers::open(&[issuer_config(directory.path(), &authority, &verifier)]).unwrap()),
             kms: other.unwrap_or_else(|| kms.clone()),
             verifier: Some(TrustAuthority::new(&settings).unwrap()),
         });
-        let credential = Some(("admin".to_owned(), Secret::new(PASSWORD.to_owned())));
-        let administrators = Arc::new(Administrators::new(credential).unwrap());
-        let router = surface::router(&release, &administrators, Trust::Adopt).await.unwrap();
+        let users = Users::new(&release, &bus, &store_key, &UsersConfig::default().settings());
+        users.bootstrap(Some(&("admin".to_owned(), Secret::new(PASSWORD.to_owned())))).await.unwrap();
+        let router = surface::router(&release, &users, Trust::Adopt).await.unwrap();
         let issued = authority.issue_server(&["127.0.0.1"], clock::now(), 30).unwrap();
         let tls = server_config_from_issued(&issued, ALPN_GRPC).unwrap();
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(surface::serve(listener, tls, router, std::future::pending()));
         let channel = grpc_channel(&format!("https://{address}"), &client_config(&roots, false).unwrap()).unwrap();
-        Self { nats, verifier, kms, address, channel, authority, release, store_key, directory }
+        Self { nats, verifier, kms, address, channel, authority, release, users, store_key, directory }
     }
 
     pub(crate) fn broker(&self) -> KeyBrokerClient<Channel> {
