@@ -28,6 +28,9 @@ pub use key::{KeyFileError, StoreKey};
 /// The largest value that can be sealed: what the bucket takes, without the seal and headers.
 pub const VALUE_BYTES_MAX: usize = 80 * 1024;
 
+/// How often a record is read that is made and deleted all the time.
+const READS_MAX: usize = 5;
+
 /// Why a record was not read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -121,6 +124,17 @@ impl SealedStore {
 
     /// The record, from the leader.
     pub async fn read(&self, name: &str) -> Result<Option<Record>, StoreError> {
+        for _ in 1..READS_MAX {
+            match self.read_once(name).await {
+                // Not there, and then there: somebody wrote it between the two questions.
+                Err(StoreError::Conflict { .. }) => {}
+                other => return other,
+            }
+        }
+        self.read_once(name).await
+    }
+
+    async fn read_once(&self, name: &str) -> Result<Option<Record>, StoreError> {
         // What was seen before the question was asked: an answer may be overtaken by a newer one on its way.
         let seen = self.seen.lock().get(name).copied().unwrap_or_default();
         let Some(entry) = self.bucket.read(name).await.map_err(|error| from_bucket(name, error))? else {

@@ -70,6 +70,35 @@ async fn of_two_writers_one_learns_that_it_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readers_of_a_busy_record_are_not_told_of_tampering() {
+    let site = Site::start().await;
+    let store = site.store();
+    let readers: Vec<_> = (0..4)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for _ in 0..300 {
+                    store.read("p1").await.unwrap_or_else(|error| panic!("{error}"));
+                }
+            })
+        })
+        .collect();
+    let writer = async {
+        for _ in 0..40 {
+            let mut revision = store.create("p1", b"new").await.unwrap();
+            for _ in 0..5 {
+                revision = store.update("p1", b"changed", revision).await.unwrap();
+            }
+            store.delete("p1", revision).await.unwrap();
+        }
+    };
+    writer.await;
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn replayed_record_is_refused() {
     let site = Site::start().await;
     let store = site.store();

@@ -372,3 +372,6 @@ mod der_text {
         BASE64_STANDARD.decode(text.as_bytes()).map(Zeroizing::new).map_err(|_| serde::de::Error::custom("no base64"))
     }
 }
+
+#[cfg(test)]
+mod tests;

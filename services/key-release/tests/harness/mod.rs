@@ -24,13 +24,14 @@ use key_release::{
     issuers::Issuers,
     release::{Parts, Release},
     surface,
-    users::Users,
+    users::{Admin, Caller, Users},
 };
 use keyferry_attestation_token::{AbsentAnchor, Algorithm};
 use keyferry_bus::{AuditKey, AuditLog, Role};
 use keyferry_contract::release::v1::{
     AuditRecord, CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, TransferKeyRequest, TransferKeyResponse,
     key_administration_client::KeyAdministrationClient, key_broker_client::KeyBrokerClient, transfer_key_request::Credential,
+    user_administration_client::UserAdministrationClient,
 };
 use keyferry_key_wrap::TdKeyPair;
 use keyferry_kms::{DevConfig, DevKms, Kms};
@@ -126,6 +127,23 @@ impl Stack {
         KeyAdministrationClient::new(self.channel.clone())
     }
 
+    pub(crate) fn user_administration(&self) -> UserAdministrationClient<Channel> {
+        UserAdministrationClient::new(self.channel.clone())
+    }
+
+    /// The users as another replica has them: its own connection, nothing shared but the bus.
+    pub(crate) async fn replica(&self) -> Users {
+        let bus = self.nats.connect(Role::KeyRelease).await.unwrap();
+        let users = Users::new(&self.release, &bus, &self.store_key, &UsersConfig::default().settings());
+        users.bootstrap(None).await.unwrap();
+        users
+    }
+
+    /// The administrator, to the functions behind the surfaces.
+    pub(crate) async fn admin(&self) -> Admin {
+        self.users.authenticate(&caller("admin", PASSWORD, "127.0.0.1")).await.unwrap()
+    }
+
     pub(crate) async fn policy(&self, attributes: Value) -> String {
         let document = json!({ "attestation_type": "TDX", "tdx": { "attributes": attributes } }).to_string();
         let created = self.administration().create_policy(admin(CreatePolicyRequest { document })).await;
@@ -172,9 +190,18 @@ impl Stack {
     }
 }
 
+pub(crate) fn basic(name: &str, password: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}")))
+}
+
+/// Somebody with a name and a password at an address.
+pub(crate) fn caller(name: &str, password: &str, address: &str) -> Caller {
+    Caller { authorization: Some(basic(name, password)), address: Some(address.parse().unwrap()) }
+}
+
 /// A request of the administrator.
 pub(crate) fn admin<T>(message: T) -> Request<T> {
-    with_credential(message, &format!("Basic {}", BASE64_STANDARD.encode(format!("admin:{PASSWORD}"))))
+    with_credential(message, &basic("admin", PASSWORD))
 }
 
 pub(crate) fn with_credential<T>(message: T, authorization: &str) -> Request<T> {
