@@ -233,13 +233,35 @@ async fn a_login_is_renewed_and_at_its_end_replaced_without_a_failed_call() {
         alive().await.iter().any(|(accessor, _, renewed)| *accessor == first && *renewed > created)
     })
     .await;
-    until("a second login before the first ends", || async {
+    until("a second login", || async {
         kms.fetch(&key(), &aes()).await.unwrap();
-        let alive = alive().await;
-        assert!(alive.iter().any(|(accessor, ..)| *accessor == first), "the first login ended before there was another");
-        alive.len() > 1
+        alive().await.iter().any(|(accessor, ..)| *accessor != first)
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_lease_that_shrinks_or_comes_with_a_warning_is_not_waited_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let auth = |lease: u64| format!(r#""auth":{{"client_token":"s.token","lease_duration":{lease},"renewable":true}}"#);
+    for renewed in [format!(r#"{{{},"warnings":["capped"]}}"#, auth(3)), format!("{{{}}}", auth(1))] {
+        let login = format!("{{{}}}", auth(3));
+        let stand_in = StandIn::start(directory.path(), move |line| match line {
+            line if line.contains("/login") => response("200 OK", &login),
+            line if line.contains("renew-self") => response("200 OK", &renewed),
+            _ => response("404 Not Found", r#"{"errors":[]}"#),
+        })
+        .await;
+        let mut config = stand_in.config.clone();
+        let secret_id_file = directory.path().join("secret-id");
+        write_private(&secret_id_file, "secret").unwrap();
+        config.auth = VaultAuth::AppRole(VaultAppRole { mount: "approle".to_owned(), role_id: "role".to_owned(), secret_id_file });
+        let kms = connect(&config);
+        assert_eq!(refusal(&kms).await.label(), "kms_protocol", "it has no engine, which does not matter here");
+        let asked = |path: &str| stand_in.requests().iter().filter(|head| head.contains(path)).count();
+        until("a second login", || async { asked("/login") > 1 }).await;
+        assert_eq!(asked("renew-self"), 1);
+    }
 }
 
 #[tokio::test]
@@ -273,7 +295,13 @@ async fn many_callers_log_in_once_and_fetch_once() {
         result.unwrap();
     }
     assert_eq!(logins(&server).await - before, 1);
-    assert_eq!(proxy.connections(), 1, "HTTP/2 carries all of it over one connection");
+    // Calls that are made one by one share the login all the same.
+    let (before, fresh) = (logins(&server).await, connect(&config));
+    for result in futures::future::join_all((0..50).map(|_| fresh.inspect(&key))).await {
+        result.unwrap();
+    }
+    assert_eq!(logins(&server).await - before, 1);
+    assert_eq!(proxy.connections(), 2, "HTTP/2 carries all of it over one connection for each client");
 }
 
 async fn logins(server: &OpenBao) -> usize {
@@ -502,17 +530,21 @@ async fn a_namespace_is_where_keys_and_logins_are_and_health_is_not() {
 }
 
 #[tokio::test]
-async fn plain_http_works_where_it_is_allowed() {
+async fn plain_http_works_where_it_is_allowed_as_intels_kbs_is_set_up() {
     let (server, mut config, kms) = with_a_key().await;
     let port = support::vault::plain_http(&server).await;
     config.url = format!("http://127.0.0.1:{port}");
     config.ca_file = None;
     assert!(VaultKms::new(&config).is_err(), "it is not allowed by default");
-    config.allow_plain_http = true;
-    let plain = connect(&config);
+    let token = server.token(json!({ "policies": ["administrator-Kv1"] })).await.unwrap();
+    let plain = VaultConfig::of_intels_kbs("127.0.0.1", port, token.clone().into());
+    assert!(!format!("{plain:?}").contains(&token));
+    let plain = connect(&plain);
     assert_eq!(plain.health().await, Ok(()));
     let (found, wanted) = (plain.fetch(&key(), &aes()).await.unwrap(), kms.fetch(&key(), &aes()).await.unwrap());
     assert_eq!(found.expose(), wanted.expose());
+    server.call_as(&token, Method::POST, "auth/token/revoke-self", None).await.unwrap();
+    assert_eq!(refusal(&plain).await, KmsError::Auth);
 }
 
 #[tokio::test]

@@ -273,6 +273,9 @@ async fn the_pinned_version_is_wrapped_and_what_may_not_leave_stays() {
     let refused = async |key: &KeyRef, spec: &KeySpec| wrapped(&kms, key, spec, &recipient).await.map(drop).unwrap_err();
     assert_eq!(refused(&first, &KeySpec::aes(128).unwrap()).await, KmsError::KeyMismatch { field: "length" });
     assert_eq!(refused(&KeyRef::parse(&format!("transit:{}:3", uuid(&first))).unwrap(), &aes()).await, KmsError::KeyNotFound);
+    let rsa = rig.administrator.create(&KeySpec::rsa(2048).unwrap()).await.unwrap();
+    assert_eq!(refused(&rsa, &KeySpec::rsa(3072).unwrap()).await, KmsError::KeyMismatch { field: "length" });
+    assert_eq!(refused(&rsa, &aes()).await, KmsError::KeyMismatch { field: "algorithm" });
     let unknown = KeyRef::parse("transit:00000000-0000-4000-8000-000000000000:1").unwrap();
     assert_eq!(refused(&unknown, &aes()).await, KmsError::KeyNotFound);
     rig.administrator.revoke(&first, keyferry_kms::Revocation::Retired).await.unwrap();

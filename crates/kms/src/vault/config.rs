@@ -1,9 +1,10 @@
 //! Settings of a Vault-API server: HashiCorp Vault or OpenBao.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::KmsError;
 
@@ -35,6 +36,9 @@ impl VaultEngine {
 pub enum VaultAuth {
     /// A token in a file, made and replaced by somebody else (an agent, an operator).
     TokenFile(PathBuf),
+    /// A token from the environment of Intel's KBS. In a configuration file it would be a secret where none belongs.
+    #[serde(skip)]
+    Token(Arc<Zeroizing<String>>),
     /// AppRole.
     #[serde(rename = "approle")]
     AppRole(VaultAppRole),
@@ -50,6 +54,7 @@ impl fmt::Debug for VaultAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TokenFile(_) => "token_file",
+            Self::Token(_) => "token",
             Self::AppRole(_) => "approle",
             Self::Cert(_) => "cert",
             Self::Jwt(_) => "jwt",
@@ -188,6 +193,24 @@ impl fmt::Debug for VaultConfig {
 }
 
 impl VaultConfig {
+    /// As Intel's KBS is told by `VAULT_SERVER_IP`, `VAULT_SERVER_PORT` and `VAULT_CLIENT_TOKEN`: plain HTTP, a token that is
+    /// never renewed by its owner, KV version 1 at `keybroker`.
+    pub fn of_intels_kbs(host: &str, port: u16, token: Zeroizing<String>) -> Self {
+        let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+        Self {
+            url: format!("http://{host}:{port}"),
+            ca_file: None,
+            allow_plain_http: true,
+            namespace: None,
+            engine: VaultEngine::Kv1,
+            mount: None,
+            wrap_for_td: false,
+            auth: VaultAuth::Token(Arc::new(token)),
+            administration: None,
+            timeouts: VaultTimeouts::default(),
+        }
+    }
+
     /// The server's address, if it may be used.
     pub(crate) fn base(&self) -> Result<Url, KmsError> {
         let wrong = |what: &str| configuration("url", what);

@@ -3,7 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -72,6 +75,7 @@ const LOOKUP: &str = "auth/token/lookup-self";
 #[derive(Clone)]
 pub(crate) enum Login {
     TokenFile(PathBuf),
+    Token(Arc<Zeroizing<String>>),
     AppRole(VaultAppRole),
     Cert(VaultCert, Box<VaultConfig>),
     Jwt(VaultJwt),
@@ -99,6 +103,7 @@ impl Login {
         Ok(Some(match auth {
             VaultAuth::Attestation(_) => return Ok(None),
             VaultAuth::TokenFile(file) => Self::TokenFile(file.clone()),
+            VaultAuth::Token(token) => Self::Token(Arc::clone(token)),
             VaultAuth::AppRole(role) => Self::AppRole(VaultAppRole { mount: path("mount", &role.mount)?, ..role.clone() }),
             VaultAuth::Jwt(jwt) => Self::Jwt(VaultJwt { mount: path("mount", &jwt.mount)?, ..jwt.clone() }),
             VaultAuth::Cert(_) if config.base()?.scheme() != "https" => {
@@ -108,14 +113,16 @@ impl Login {
         }))
     }
 
-    pub(crate) const fn is_token_file(&self) -> bool {
-        matches!(self, Self::TokenFile(_))
+    /// Whether somebody else obtained the token, so that it may be dead on arrival.
+    pub(crate) const fn is_token(&self) -> bool {
+        matches!(self, Self::TokenFile(_) | Self::Token(_))
     }
 
     /// Reads the files, anew each time: whoever replaces a secret need not restart anything.
     pub(crate) fn secrets(&self) -> Result<Secrets, KmsError> {
         match self {
             Self::TokenFile(file) => secret_file(file),
+            Self::Token(token) => Ok(Secrets(Zeroizing::new(token.as_bytes().to_vec()))),
             Self::AppRole(role) => secret_file(&role.secret_id_file),
             Self::Jwt(jwt) => secret_file(&jwt.jwt_file),
             Self::Cert(cert, _) => {
@@ -129,7 +136,7 @@ impl Login {
     /// Logs in. [`KmsError::Auth`] if the server does not accept who we are.
     pub(crate) async fn perform(&self, http: &Http, secrets: &Secrets) -> Result<Credential, KmsError> {
         match self {
-            Self::TokenFile(_) => adopt(http, secrets.text()?).await,
+            Self::TokenFile(_) | Self::Token(_) => adopt(http, secrets.text()?).await,
             Self::AppRole(role) => login(http, &role.mount, &[("role_id", &role.role_id), ("secret_id", secrets.text()?)]).await,
             Self::Jwt(jwt) => login(http, &jwt.mount, &[("role", &jwt.role), ("jwt", secrets.text()?)]).await,
             Self::Cert(cert, config) => {
@@ -190,7 +197,7 @@ struct Looked {
 /// not the end: the first use will tell.
 async fn adopt(http: &Http, token: &str) -> Result<Credential, KmsError> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(configuration("token_file", NO_TOKEN));
+        return Err(configuration("auth", NO_TOKEN));
     }
     let token = Secret::new(token);
     let untold = Credential::new(http, &token, 0, false)?;
@@ -202,7 +209,7 @@ async fn adopt(http: &Http, token: &str) -> Result<Credential, KmsError> {
     Credential::new(http, &token, ttl, renewable)
 }
 
-const NO_TOKEN: &str = "the file holds no token: one line with the token alone is expected";
+const NO_TOKEN: &str = "there is no token: one line with the token alone is expected";
 
 fn secret_file(path: &Path) -> Result<Secrets, KmsError> {
     let unusable = |what| KmsError::File { path: path.to_owned(), what };

@@ -60,8 +60,8 @@ impl Session {
         if !answer.forbidden() {
             return Ok(answer);
         }
-        // A token from a login of this moment is alive; one from a file need not be.
-        let dead = self.login.is_token_file() && !fresh.alive().await?;
+        // A token from a login of this moment is alive; one that somebody else obtained need not be.
+        let dead = self.login.is_token() && !fresh.alive().await?;
         Err(if dead { KmsError::Auth } else { KmsError::Denied })
     }
 
