@@ -25,6 +25,8 @@ const BUS_LOOK: Duration = Duration::from_millis(500);
 const KMS_HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// The same while it is not.
 const KMS_HEALTH_RETRY: Duration = Duration::from_secs(2);
+/// How long a start waits for the store of users; making the key that signs tokens takes up to a second of it.
+const USERS_WITHIN: Duration = Duration::from_secs(4);
 /// How soon a store of users that is not there yet is looked for again.
 const USERS_RETRY: Duration = Duration::from_secs(1);
 
@@ -46,13 +48,13 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let parts = Parts { bus: bus.clone(), audit, store_key: Arc::clone(&store_key), issuers: Arc::clone(&issuers), kms, verifier };
     let release = Release::new(parts);
     let users = Users::new(&release, &bus, &store_key, &config.users.settings());
+    open_users(&scope, &users, administrator).await;
     let router = surface::router(&release, &users, config.trace_context.into()).await.during("building the gRPC services")?;
     let listener = scope.bind("grpc", config.listen).await?;
 
     watch_bus(&scope, bus);
     watch_issuers(&scope, issuers);
     watch_kms(&scope, release.clone());
-    open_users(&scope, users, administrator);
     let stop = scope.cancellation();
     scope.spawn("grpc", async move {
         let served = surface::serve(listener, tls, router, stop.cancelled_owned()).await;
@@ -79,26 +81,26 @@ fn administrator(config: &AdminConfig) -> Result<Option<(String, Secret)>, Start
     Ok(administrator)
 }
 
-/// The store may come later than this service.
-fn open_users(scope: &Scope, users: Users, administrator: Option<(String, Secret)>) {
+/// Before the listener is open, so that the first administrator gets in with the first request; but the store may come
+/// later than this service, and then it is tried again.
+async fn open_users(scope: &Scope, users: &Users, administrator: Option<(String, Secret)>) {
     let check = scope.readiness_check("users");
-    check.down("the users are not read yet");
-    let stop = scope.cancellation();
+    let opened = tokio::time::timeout(USERS_WITHIN, users.bootstrap(administrator.as_ref())).await;
+    if matches!(opened, Ok(Ok(()))) {
+        return check.up();
+    }
+    check.down("the users cannot be read yet");
+    let (users, stop) = (users.clone(), scope.cancellation());
     scope.spawn("users", async move {
-        loop {
-            match users.bootstrap(administrator.as_ref()).await {
-                Ok(()) => break check.up(),
-                Err(denial) => {
-                    tracing::warn!(error = %denial, "the users cannot be opened; this is tried again");
-                    check.down(denial.reason().label());
-                }
-            }
+        while let Err(denial) = users.bootstrap(administrator.as_ref()).await {
+            tracing::warn!(error = %denial, "the users cannot be read; this is tried again");
+            check.down(denial.reason().label());
             tokio::select! {
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => return,
                 () = tokio::time::sleep(USERS_RETRY) => {}
             }
         }
-        drop(administrator);
+        check.up();
         stop.cancelled().await;
     });
 }

@@ -8,7 +8,7 @@ use std::{path::Path, time::Duration};
 
 use harness::{TD, admin, issuer_config, refusal, refused, verifier};
 use key_release::Config;
-use keyferry_bus::Role;
+use keyferry_bus::{Provisioning, Role};
 use keyferry_contract::release::v1::{
     CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, TransferKeyRequest, TransferKeyResponse,
     key_administration_client::KeyAdministrationClient, key_broker_client::KeyBrokerClient, transfer_key_request::Credential,
@@ -158,4 +158,44 @@ async fn it_starts_before_the_verifier_and_keeps_its_keys_over_a_restart() {
     until_ready(&service).await;
     service.kill().await;
     assert!(!service.log().contains(harness::PASSWORD));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_of_users_may_come_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = CertificateAuthority::generate("test root", clock::now(), 30).unwrap();
+    let verifier = Verifier::start(&authority);
+    verifier.publish();
+    let nats = NatsServer::start_empty(&directory.path().join("nats")).await.unwrap();
+    let mut config = settings(directory.path(), &nats, &verifier, &authority);
+    config["admin"] = json!({ "username": "admin", "password_file": directory.path().join("password") });
+    let spec = ServiceSpec { name: "key-release", instance: "key-release".to_owned(), config, environment: Vec::new() };
+    let service = Service::start(spec, directory.path()).await.unwrap();
+    let answer = ready(&service).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("users"), "{answer}");
+    nats.connect(Role::Admin).await.unwrap().provision(&Provisioning::default()).await.unwrap();
+    until_ready(&service).await;
+    let mut administration = KeyAdministrationClient::new(channel(&service, &authority));
+    let document = json!({ "attestation_type": "TDX", "tdx": { "attributes": { "trust_anchor": ANCHOR } } }).to_string();
+    administration.create_policy(admin(CreatePolicyRequest { document })).await.unwrap();
+}
+
+#[test]
+fn numbers_for_users_have_bounds() {
+    for setting in
+        ["token_validity_minutes=0", "token_validity_minutes=31", "attempts_max=0", "attempt_interval_minutes=0", "lockout_minutes=0"]
+    {
+        let layers = Layers { settings: vec![format!("users.{setting}")], ..example() };
+        let error = load::<Config>(&layers).unwrap_err();
+        assert_eq!(format!("users.{}", setting.split('=').next().unwrap()), error.mistakes()[0].setting());
+    }
+    let config: Config = load(&example()).unwrap();
+    assert_eq!((config.users.token_validity_minutes, config.users.attempts_max, config.users.lockout_minutes), (5, 5, 15));
+    let admin = |username: &str, password: &str| {
+        let secret = Some(keyferry_lifecycle::Secret::new(password.to_owned()));
+        key_release::AdminConfig { username: Some(username.to_owned()), password: secret, password_file: None }.resolved()
+    };
+    assert!(admin("admin", harness::PASSWORD).is_ok());
+    assert_eq!(admin("!!!", harness::PASSWORD).unwrap_err().setting(), "admin.username");
+    assert_eq!(admin("admin", "12345678").unwrap_err().setting(), "admin.password");
 }

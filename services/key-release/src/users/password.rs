@@ -5,7 +5,10 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,6 +34,8 @@ const BCRYPT_COST: u32 = 10;
 /// An imported hash may not cost more: 12 takes a quarter of a second.
 const BCRYPT_COSTS: std::ops::RangeInclusive<u32> = 4..=12;
 const BCRYPT_CHARACTERS: usize = 60;
+/// bcrypt takes 72 bytes, a zero at the end included.
+const BCRYPT_BYTES_MAX: usize = 71;
 
 /// A stored hash.
 #[derive(Clone, Serialize, Deserialize)]
@@ -97,17 +102,16 @@ pub struct HashesMade {
 /// Hashes, a few at the same time.
 pub(super) struct Hasher {
     turns: Semaphore,
-    argon2id: AtomicU64,
-    bcrypt: AtomicU64,
+    work: Arc<Work>,
 }
 
 impl Hasher {
-    pub(super) const fn new() -> Self {
-        Self { turns: Semaphore::const_new(CONCURRENT_MAX), argon2id: AtomicU64::new(0), bcrypt: AtomicU64::new(0) }
+    pub(super) fn new() -> Self {
+        Self { turns: Semaphore::new(CONCURRENT_MAX), work: Arc::default() }
     }
 
     pub(super) fn made(&self) -> HashesMade {
-        HashesMade { argon2id: self.argon2id.load(Ordering::Relaxed), bcrypt: self.bcrypt.load(Ordering::Relaxed) }
+        HashesMade { argon2id: self.work.argon2id.load(Ordering::Relaxed), bcrypt: self.work.bcrypt.load(Ordering::Relaxed) }
     }
 
     /// A turn to hash; refused when too many wait.
@@ -119,9 +123,9 @@ impl Hasher {
     /// Hashes a new password.
     pub(super) async fn hash(&self, password: &str) -> Result<PasswordHash, Denial> {
         let _turn = self.turn().await?;
-        self.argon2id.fetch_add(1, Ordering::Relaxed);
-        let password = Zeroizing::new(password.to_owned());
-        tokio::task::spawn_blocking(move || Argon2id::of(&password)).await.map_err(|_| Denial::Internal("hashing a password failed"))?
+        let (work, password) = (Arc::clone(&self.work), Zeroizing::new(password.to_owned()));
+        let hashed = tokio::task::spawn_blocking(move || work.argon2id_anew(&password)).await;
+        hashed.map_err(|_| Denial::Internal("hashing a password failed"))?
     }
 
     /// Checks a password against the hash of a user, or against none; `with_bcrypt` when any user may have a bcrypt hash.
@@ -132,61 +136,67 @@ impl Hasher {
         password: &Zeroizing<String>,
         with_bcrypt: bool,
     ) -> Result<Checked, Denial> {
-        let with_bcrypt = with_bcrypt || hash.as_ref().is_some_and(PasswordHash::is_imported);
-        self.argon2id.fetch_add(1, Ordering::Relaxed);
-        self.bcrypt.fetch_add(u64::from(with_bcrypt), Ordering::Relaxed);
-        let password = password.clone();
-        let work = move || check(hash, &password, with_bcrypt);
-        tokio::task::spawn_blocking(work).await.map_err(|_| Denial::Internal("checking a password failed"))?
+        let (work, password) = (Arc::clone(&self.work), password.clone());
+        let checked = tokio::task::spawn_blocking(move || work.check(hash, &password, with_bcrypt)).await;
+        checked.map_err(|_| Denial::Internal("checking a password failed"))?
     }
 }
 
-fn check(hash: Option<PasswordHash>, password: &str, with_bcrypt: bool) -> Result<Checked, Denial> {
-    match hash {
-        Some(PasswordHash::Argon2id(known)) => {
-            if with_bcrypt {
-                dummy_bcrypt(password);
+/// The hashing itself, counted.
+#[derive(Default)]
+struct Work {
+    argon2id: AtomicU64,
+    bcrypt: AtomicU64,
+}
+
+impl Work {
+    fn check(&self, hash: Option<PasswordHash>, password: &str, with_bcrypt: bool) -> Result<Checked, Denial> {
+        match hash {
+            Some(PasswordHash::Argon2id(known)) => {
+                self.bcrypt_for_nothing(password, with_bcrypt);
+                let digest = self.argon2id(&known, password)?;
+                let same = bool::from(digest.as_slice().ct_eq(&known.digest));
+                Ok(if same { Checked::Right } else { Checked::Wrong })
             }
-            let digest = known.digest_of(password.as_bytes())?;
-            let same = bool::from(digest.as_slice().ct_eq(&known.digest));
-            Ok(if same { Checked::Right } else { Checked::Wrong })
-        }
-        Some(PasswordHash::Bcrypt(known)) => {
-            let same = bcrypt::verify(password, &known).unwrap_or(false);
-            let anew = Argon2id::of(password)?; // whether it is of use or not: an attempt costs what it costs
-            Ok(if same { Checked::Upgraded(anew) } else { Checked::Wrong })
-        }
-        None => {
-            if with_bcrypt {
-                dummy_bcrypt(password);
+            Some(PasswordHash::Bcrypt(known)) => {
+                self.bcrypt.fetch_add(1, Ordering::Relaxed);
+                let same = bcrypt::verify(password, &known).unwrap_or(false);
+                let anew = self.argon2id_anew(password)?; // whether it is of use or not: an attempt costs what it costs
+                Ok(if same { Checked::Upgraded(anew) } else { Checked::Wrong })
             }
-            let _of_no_use = Argon2id::of(password)?;
-            Ok(Checked::Wrong)
+            None => {
+                self.bcrypt_for_nothing(password, with_bcrypt);
+                self.argon2id_anew(password).map(|_of_no_use| Checked::Wrong)
+            }
         }
     }
-}
 
-fn dummy_bcrypt(password: &str) {
-    let mut input = Zeroizing::new(password.as_bytes().to_vec());
-    input.truncate(71);
-    input.push(0);
-    std::hint::black_box(bcrypt::bcrypt(BCRYPT_COST, [0; 16], &input));
-}
+    fn bcrypt_for_nothing(&self, password: &str, with_bcrypt: bool) {
+        if !with_bcrypt {
+            return;
+        }
+        self.bcrypt.fetch_add(1, Ordering::Relaxed);
+        let mut input = Zeroizing::new(password.as_bytes().to_vec());
+        input.truncate(BCRYPT_BYTES_MAX);
+        input.push(0);
+        std::hint::black_box(bcrypt::bcrypt(BCRYPT_COST, [0; 16], &input));
+    }
 
-impl Argon2id {
-    fn of(password: &str) -> Result<PasswordHash, Denial> {
+    fn argon2id_anew(&self, password: &str) -> Result<PasswordHash, Denial> {
         let salt = *uuid::Uuid::new_v4().as_bytes();
-        let mut hash = Self { memory_kib: MEMORY_KIB, passes: PASSES, lanes: LANES, salt, digest: [0; DIGEST_BYTES] };
-        hash.digest = *hash.digest_of(password.as_bytes())?;
+        let mut hash = Argon2id { memory_kib: MEMORY_KIB, passes: PASSES, lanes: LANES, salt, digest: [0; DIGEST_BYTES] };
+        hash.digest = *self.argon2id(&hash, password)?;
         Ok(PasswordHash::Argon2id(hash))
     }
 
-    fn digest_of(&self, password: &[u8]) -> Result<Zeroizing<[u8; DIGEST_BYTES]>, Denial> {
+    /// The digest of a password with the parameters and the salt of `hash`.
+    fn argon2id(&self, hash: &Argon2id, password: &str) -> Result<Zeroizing<[u8; DIGEST_BYTES]>, Denial> {
+        self.argon2id.fetch_add(1, Ordering::Relaxed);
         let failed = |_| Denial::Internal("argon2id failed");
-        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(DIGEST_BYTES)).map_err(failed)?;
+        let params = Params::new(hash.memory_kib, hash.passes, hash.lanes, Some(DIGEST_BYTES)).map_err(failed)?;
         let mut digest = Zeroizing::new([0; DIGEST_BYTES]);
         Argon2::new(argon2::Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into(password, &self.salt, digest.as_mut_slice())
+            .hash_password_into(password.as_bytes(), &hash.salt, digest.as_mut_slice())
             .map_err(failed)?;
         Ok(digest)
     }
@@ -203,11 +213,12 @@ mod tests {
 
     #[test]
     fn a_bcrypt_hash_is_checked_and_replaced() {
+        let work = Work::default();
         let known = PasswordHash::imported(&bcrypt_of("correct horse")).unwrap();
-        assert!(matches!(check(Some(known.clone()), "wrong horse", true).unwrap(), Checked::Wrong));
-        let Checked::Upgraded(anew) = check(Some(known), "correct horse", true).unwrap() else { panic!("it is right") };
-        assert!(matches!(check(Some(anew.clone()), "correct horse", false).unwrap(), Checked::Right));
-        assert!(matches!(check(Some(anew), "wrong horse", false).unwrap(), Checked::Wrong));
+        assert!(matches!(work.check(Some(known.clone()), "wrong horse", true).unwrap(), Checked::Wrong));
+        let Checked::Upgraded(anew) = work.check(Some(known), "correct horse", true).unwrap() else { panic!("it is right") };
+        assert!(matches!(work.check(Some(anew.clone()), "correct horse", false).unwrap(), Checked::Right));
+        assert!(matches!(work.check(Some(anew), "wrong horse", false).unwrap(), Checked::Wrong));
     }
 
     #[test]
