@@ -18,7 +18,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), StartFailure> {
-    run::succeed(&mut run::cargo(&["build", "--quiet", "--release", "--workspace", "--bins"]), "read the compiler's message above")?;
+    run::succeed(
+        &mut run::cargo(&["build", "--quiet", "--release", "--bin", "keyferry", "--bin", "key-release", "--bin", "token-broker"]),
+        "read the compiler's message above",
+    )?;
     let mut command = run::cargo(&["run", "--quiet", "--release", "--bin", "keyferry-benches", "--"]);
     if let Some(name) = &arguments.only {
         command.args(["--only", name]);
