@@ -24,7 +24,7 @@ use crate::{Enrolment, Operator, OperatorError, Role, ServerSettings, files};
 pub const LIFETIME_SECONDS_DEFAULT: u64 = 365 * 24 * 3600;
 const ROOT_DAYS: u32 = 10 * 365;
 const SERVER_CERTIFICATE_DAYS: u32 = 365;
-const OFFLINE_KEYS: [&str; 4] = ["operator.nk", "app.nk", "tds.nk", "sys.nk"];
+const OFFLINE_KEYS: [&str; 5] = ["operator.nk", "app.nk", "tds.nk", "sys.nk", "mirror.nk"];
 
 /// Why a bus was not made or not read.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +128,7 @@ impl Deployment {
             files::private_directory(&path).map_err(|source| file(&path, source))?;
         }
         let (operator, enrolment) = Operator::generate();
-        let keys = [&operator.root, &operator.app, &operator.tds, &operator.sys];
+        let keys = [&operator.root, &operator.app, &operator.tds, &operator.sys, &operator.mirror];
         for (name, key) in OFFLINE_KEYS.into_iter().zip(keys) {
             self.write_seed(&format!("offline/{name}"), key)?;
         }
@@ -198,7 +198,7 @@ impl Deployment {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(file(&revoked, source)),
         };
-        let seeds = [&*seeds[0], &*seeds[1], &*seeds[2], &*seeds[3]].map(String::as_str);
+        let seeds = [&*seeds[0], &*seeds[1], &*seeds[2], &*seeds[3], &*seeds[4]].map(String::as_str);
         Ok(Operator::from_seeds(seeds, self.enrolment()?.signing.public_key(), revoked)?)
     }
 

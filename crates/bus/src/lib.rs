@@ -28,6 +28,8 @@ mod service;
 mod subscribe;
 
 pub use audit::key::{AuditKey, AuditKeyError, AuditPublicKey};
+pub use audit::read::{AuditCopy, AuditReadError, AuditReader, AuditState, StoredRecord};
+pub use audit::verify::{AuditChain, AuditFault, AuditFinding, AuditReport, AuditVerifier, KeptCheckpoint};
 pub use audit::{AuditLog, AuditPace, Recorded};
 pub use bucket::{Bucket, BucketError, BucketHandle, Entry};
 pub use connection::{Bus, BusConfig, ConnectError};

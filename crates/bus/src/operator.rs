@@ -2,7 +2,7 @@
 //! configuration. Nothing here talks to a server.
 //!
 //! Accounts: `APP` for the services (JetStream), `TDS` for the fleet and the auditor (no JetStream; reaches APP only through
-//! imported subjects), `SYS` for monitoring. A TD's user is signed with a scoped key whose template decides every permission, so
+//! imported subjects), `MIRROR` for a copy of the audit that nobody in APP can touch, `SYS` for monitoring. A TD's user is signed with a scoped key whose template decides every permission, so
 //! whoever holds that key can mint TDs and nothing else.
 
 use std::{collections::BTreeMap, fmt};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     Credentials, Role,
     jwt::Claims,
-    permissions::{self, Shared},
+    permissions::{self, Account, Shared},
 };
 
 /// The longest validity of any credentials: two years.
@@ -58,6 +58,7 @@ pub struct Operator {
     pub(crate) app: KeyPair,
     pub(crate) tds: KeyPair,
     pub(crate) sys: KeyPair,
+    pub(crate) mirror: KeyPair,
     td_signing_public: String,
     revoked: BTreeMap<String, u64>,
 }
@@ -99,6 +100,7 @@ impl Operator {
             root: KeyPair::new_operator(),
             app: KeyPair::new_account(),
             sys: KeyPair::new_account(),
+            mirror: KeyPair::new_account(),
             td_signing_public: enrolment.signing.public_key(),
             revoked: BTreeMap::new(),
             tds,
@@ -106,13 +108,14 @@ impl Operator {
         (operator, enrolment)
     }
 
-    pub(crate) fn from_seeds(seeds: [&str; 4], td_signing_public: String, revoked: BTreeMap<String, u64>) -> Result<Self, OperatorError> {
-        let [operator, app, tds, sys] = seeds;
+    pub(crate) fn from_seeds(seeds: [&str; 5], td_signing_public: String, revoked: BTreeMap<String, u64>) -> Result<Self, OperatorError> {
+        let [operator, app, tds, sys, mirror] = seeds;
         Ok(Self {
             root: key_pair("operator.nk", operator, &KeyPairType::Operator)?,
             app: key_pair("app.nk", app, &KeyPairType::Account)?,
             tds: key_pair("tds.nk", tds, &KeyPairType::Account)?,
             sys: key_pair("sys.nk", sys, &KeyPairType::Account)?,
+            mirror: key_pair("mirror.nk", mirror, &KeyPairType::Account)?,
             td_signing_public,
             revoked,
         })
@@ -122,7 +125,11 @@ impl Operator {
     pub fn service_credentials(&self, role: Role, now: u64, lifetime: u64) -> Result<Credentials, OperatorError> {
         let user = KeyPair::new_user();
         let permissions = json!(role.permissions(&user.public_key()));
-        let account = if role.is_outside() { &self.tds } else { &self.app };
+        let account = match role.account() {
+            Account::App => &self.app,
+            Account::Tds => &self.tds,
+            Account::Mirror => &self.mirror,
+        };
         Self::user(account, user, role.name(), permissions, now, lifetime)
     }
 
@@ -163,6 +170,7 @@ impl Operator {
     pub fn server_configuration(&self, settings: &ServerSettings, now: u64) -> Result<String, OperatorError> {
         let operator = self.operator_jwt(now)?;
         let (app, tds, sys) = (self.app_jwt(now)?, self.tds_jwt(now)?, self.sys_jwt(now)?);
+        let mirror = self.mirror_jwt(now)?;
         let quoted = |text: &str| Value::from(text).to_string();
         let ports = settings.ports_directory.as_deref().map(|directory| format!("ports_file_dir: {}\n", quoted(directory)));
         Ok(format!(
@@ -194,6 +202,7 @@ resolver_preload {{
   {app_id}: {app}
   {tds_id}: {tds}
   {sys_id}: {sys}
+  {mirror_id}: {mirror}
 }}
 ",
             name = quoted(&settings.name),
@@ -208,6 +217,7 @@ resolver_preload {{
             app_id = self.app.public_key(),
             tds_id = self.tds.public_key(),
             sys_id = self.sys.public_key(),
+            mirror_id = self.mirror.public_key(),
         ))
     }
 
@@ -217,7 +227,14 @@ resolver_preload {{
     }
 
     fn app_jwt(&self, now: u64) -> Result<String, OperatorError> {
-        let exports: Vec<Value> = permissions::shared_with_tds().iter().map(|(subject, shared)| export(subject, *shared)).collect();
+        let mut shared = permissions::shared_with_tds();
+        for (subject, _, how) in permissions::feeds_mirror() {
+            // What both take is exported once.
+            if !shared.iter().any(|(known, _)| known == subject) {
+                shared.push((subject.to_owned(), how));
+            }
+        }
+        let exports: Vec<Value> = shared.iter().map(|(subject, shared)| export(subject, *shared)).collect();
         let nats = json!({
             "type": "account", "limits": limits(-1, 0), "exports": exports, "revocations": self.revoked,
             "default_permissions": { "pub": {}, "sub": {} },
@@ -227,10 +244,11 @@ resolver_preload {{
 
     fn tds_jwt(&self, now: u64) -> Result<String, OperatorError> {
         let app = self.app.public_key();
-        let imports: Vec<Value> = permissions::shared_with_tds()
-            .iter()
-            .map(|(subject, shared)| json!({ "name": subject, "subject": subject, "account": app, "type": shared.name() }))
-            .collect();
+        let mirror = self.mirror.public_key();
+        let of_app = permissions::shared_with_tds();
+        let of_app = of_app.iter().map(|(subject, shared)| import(&app, subject, subject, *shared));
+        let imports: Vec<Value> =
+            of_app.chain(permissions::mirror_reads().map(|(subject, shared)| import(&mirror, subject, subject, shared))).collect();
         let scope = json!({
             "kind": "user_scope", "key": self.td_signing_public, "role": "td", "template": permissions::td_template(),
         });
@@ -239,6 +257,17 @@ resolver_preload {{
             "default_permissions": { "pub": {}, "sub": {} },
         });
         self.sign(&self.tds, "TDS", now, nats)
+    }
+
+    fn mirror_jwt(&self, now: u64) -> Result<String, OperatorError> {
+        let app = self.app.public_key();
+        let imports = permissions::feeds_mirror().map(|(subject, local, shared)| import(&app, subject, &local, shared));
+        let exports = permissions::mirror_reads().map(|(subject, shared)| export(subject, shared));
+        let nats = json!({
+            "type": "account", "limits": limits(-1, -1), "imports": imports, "exports": exports, "revocations": self.revoked,
+            "default_permissions": { "pub": {}, "sub": {} },
+        });
+        self.sign(&self.mirror, "MIRROR", now, nats)
     }
 
     fn sys_jwt(&self, now: u64) -> Result<String, OperatorError> {
@@ -334,6 +363,15 @@ fn limits(storage: i64, imports: i64) -> Value {
         "subs": -1, "data": -1, "payload": -1, "conn": -1, "leaf": 0, "imports": imports, "exports": -1, "wildcards": true,
         "mem_storage": 0, "disk_storage": storage, "streams": storage, "consumer": storage,
     })
+}
+
+/// `subject` of another account, known here as `local`.
+fn import(account: &str, subject: &str, local: &str, shared: Shared) -> Value {
+    let mut import = json!({ "name": subject, "subject": subject, "account": account, "type": shared.name() });
+    if local != subject {
+        import["local_subject"] = json!(local);
+    }
+    import
 }
 
 fn export(subject: &str, shared: Shared) -> Value {

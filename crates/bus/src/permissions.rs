@@ -19,7 +19,7 @@ pub(crate) const SERVER_PAYLOAD_BYTES_MAX: i32 = 1024 * 1024;
 /// A TD needs five subscriptions: an inbox and four subjects of its own, and its two programs may each hold them.
 const TD_SUBSCRIPTIONS_MAX: i64 = 16;
 
-/// Who connects to the bus with credentials of the services' account.
+/// Who connects to the bus and is no TD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Appraises evidence and issues tokens.
@@ -30,11 +30,24 @@ pub enum Role {
     Admin,
     /// Reads audit, events and dead letters, and alters nothing.
     Auditor,
+    /// Makes the mirror of the audit, where nobody of the services' account reaches it.
+    Archivist,
+}
+
+/// Whose subjects and streams a user sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Account {
+    /// The services, with their streams.
+    App,
+    /// The fleet, and the auditor. No streams.
+    Tds,
+    /// The mirror of the audit, and nothing else.
+    Mirror,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 4] = [Self::TokenBroker, Self::KeyRelease, Self::Admin, Self::Auditor];
+    pub const ALL: [Self; 5] = [Self::TokenBroker, Self::KeyRelease, Self::Admin, Self::Auditor, Self::Archivist];
 
     /// The name: of the credentials file, of the user, and the service's part of audit and dead-letter subjects.
     pub const fn name(self) -> &'static str {
@@ -43,14 +56,19 @@ impl Role {
             Self::KeyRelease => "key-release",
             Self::Admin => "admin",
             Self::Auditor => "auditor",
+            Self::Archivist => "archivist",
         }
     }
 
-    /// Whether the user is in the account of the TDs, and reaches ours only through imported subjects. A request's reply
-    /// subject is checked by nobody: inside our account, whoever may read a stream could have what it reads stored over
-    /// the record of a key.
-    pub(crate) const fn is_outside(self) -> bool {
-        matches!(self, Self::Auditor)
+    /// The user's account. The auditor is with the TDs and reaches the services' account only through imported subjects: a
+    /// request's reply subject is checked by nobody, and inside that account, whoever may read a stream could have what it
+    /// reads stored over the record of a key.
+    pub(crate) const fn account(self) -> Account {
+        match self {
+            Self::TokenBroker | Self::KeyRelease | Self::Admin => Account::App,
+            Self::Auditor => Account::Tds,
+            Self::Archivist => Account::Mirror,
+        }
     }
 
     /// What the user with this public nkey may do in this role.
@@ -59,7 +77,8 @@ impl Role {
             Self::TokenBroker => token_broker(),
             Self::KeyRelease => key_release(),
             Self::Admin => admin(),
-            Self::Auditor => auditor(),
+            Self::Auditor => auditor().publish(MIRROR_READS),
+            Self::Archivist => archivist(),
         };
         // Under its key, and under its role's name, which a person at the `nats` tool can type.
         matrix.subscribe([format!("{}.>", inbox_prefix(nkey)), format!("{}.>", inbox_prefix(self.name()))])
@@ -161,6 +180,36 @@ fn auditor() -> Permissions {
         .publish(["$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"])
         .publish(["$SRV.PING", "$SRV.PING.>", "$SRV.INFO", "$SRV.INFO.>", "$SRV.STATS", "$SRV.STATS.>"])
         .subscribe(["keyferry.v1.audit.>", "keyferry.v1.key.>", "keyferry.v1.policy.>", "keyferry.v1.model.>", "keyferry.v1.dlq.>"])
+}
+
+fn archivist() -> Permissions {
+    Permissions::default().publish(["STREAM.CREATE", "STREAM.UPDATE", "STREAM.INFO"].map(|api| format!("$JS.API.{api}.{MIRROR}")))
+}
+
+/// The mirror of the audit.
+pub(crate) const MIRROR: &str = "AUDIT_MIRROR";
+/// Under this name the mirror's account reaches the API of the services' account.
+pub(crate) const MIRROR_API: &str = "app.api";
+/// Where the services' account sends what is to be mirrored.
+pub(crate) const MIRROR_DELIVERY: &str = "keyferry.v1.mirror.audit";
+/// What the auditor may do with it.
+const MIRROR_READS: [&str; 2] = ["$JS.API.STREAM.INFO.AUDIT_MIRROR", "$JS.API.STREAM.MSG.GET.AUDIT_MIRROR"];
+
+/// What the mirror's account takes from the services' account: subject there, subject here, and how. The server uses it to
+/// keep the mirror; no user of that account may.
+pub(crate) fn feeds_mirror() -> [(&'static str, String, Shared); 4] {
+    let api = |operation: &str| format!("{MIRROR_API}.{operation}");
+    [
+        ("$JS.API.CONSUMER.CREATE.AUDIT", api("CONSUMER.CREATE.AUDIT"), Shared::Answers),
+        ("$JS.API.CONSUMER.CREATE.AUDIT.>", api("CONSUMER.CREATE.AUDIT.>"), Shared::Answers),
+        ("$JS.FC.AUDIT.>", "$JS.FC.AUDIT.>".to_owned(), Shared::Service),
+        ("keyferry.v1.mirror.audit.>", "keyferry.v1.mirror.audit.>".to_owned(), Shared::Stream),
+    ]
+}
+
+/// What the auditor's account takes from the mirror's.
+pub(crate) fn mirror_reads() -> [(&'static str, Shared); 2] {
+    MIRROR_READS.map(|subject| (subject, Shared::Answers))
 }
 
 /// What every TD may do. The server fills in `{{subject()}}`: the TD's public nkey, which cannot hold a wildcard.

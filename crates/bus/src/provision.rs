@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
     kv,
-    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    stream::{Config, DiscardPolicy, External, RetentionPolicy, Source, StorageType},
 };
 use keyferry_contract::Stream;
 
@@ -61,11 +61,9 @@ pub enum ProvisionError {
 }
 
 impl Bus {
-    /// Makes or updates everything. Needs the admin's credentials.
+    /// Makes or updates everything but the mirror of the audit. Needs the admin's credentials.
     pub async fn provision(&self, provisioning: &Provisioning) -> Result<(), ProvisionError> {
-        if ![1, 3, 5].contains(&provisioning.replicas) {
-            return Err(ProvisionError::Replicas { found: provisioning.replicas });
-        }
+        provisioning.check()?;
         for stream in Stream::ALL {
             let made = self.jetstream.create_or_update_stream(stream_config(stream, provisioning)).await;
             made.map_err(|error| refused(stream.name(), &error))?;
@@ -79,10 +77,39 @@ impl Bus {
         }
         Ok(())
     }
+
+    /// Makes or updates the mirror of the audit. Needs the archivist's credentials; the audit must be there.
+    pub async fn provision_mirror(&self, provisioning: &Provisioning) -> Result<(), ProvisionError> {
+        provisioning.check()?;
+        let made = self.jetstream.create_or_update_stream(mirror_config(provisioning)).await;
+        made.map(|_| ()).map_err(|error| refused(permissions::MIRROR, &error))
+    }
+}
+
+impl Provisioning {
+    fn check(&self) -> Result<(), ProvisionError> {
+        let replicas = self.replicas;
+        if [1, 3, 5].contains(&replicas) { Ok(()) } else { Err(ProvisionError::Replicas { found: replicas }) }
+    }
 }
 
 fn refused(what: &str, error: &dyn std::error::Error) -> ProvisionError {
     ProvisionError::Refused { what: what.to_owned(), detail: error.to_string() }
+}
+
+/// The same records under the same sequences, in an account of its own: whoever owns the services' account can delete AUDIT
+/// and cannot delete this. The server fills it.
+fn mirror_config(provisioning: &Provisioning) -> Config {
+    let original = stream_config(Stream::Audit, provisioning);
+    let external =
+        External { api_prefix: permissions::MIRROR_API.to_owned(), delivery_prefix: Some(permissions::MIRROR_DELIVERY.to_owned()) };
+    Config {
+        name: permissions::MIRROR.to_owned(),
+        subjects: Vec::new(),
+        mirror: Some(Source { name: original.name.clone(), external: Some(external), ..Source::default() }),
+        duplicate_window: Duration::ZERO,
+        ..original
+    }
 }
 
 fn stream_config(stream: Stream, provisioning: &Provisioning) -> Config {

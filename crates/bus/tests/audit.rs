@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// No checkpoint comes by itself within a test.
-const UNHURRIED: AuditPace = AuditPace { lanes: 4, records_unsigned_max: 1000, unsigned_within: Duration::from_secs(3600) };
+const UNHURRIED: AuditPace = AuditPace { lanes: 4, records_unsigned_max: 1000, unsigned_within: Duration::from_hours(1) };
 
 struct Site {
     server: NatsServer,
@@ -90,7 +90,7 @@ async fn many_records_at_a_time_share_four_chains_and_a_few_make_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_is_signed_after_enough_records_after_some_time_and_at_the_end() {
     let site = Site::start().await;
-    let log = site.log(AuditPace { lanes: 1, records_unsigned_max: 3, unsigned_within: Duration::from_secs(3600) });
+    let log = site.log(AuditPace { lanes: 1, records_unsigned_max: 3, unsigned_within: Duration::from_hours(1) });
     for _ in 0..4 {
         log.record(decision(AuditDecision::Released)).await.unwrap();
     }

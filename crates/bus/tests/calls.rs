@@ -10,16 +10,14 @@ use std::{
 };
 
 use futures::StreamExt;
-use keyferry_bus::{Bus, Provisioning, PublishError, RequestError, Role, RpcService, SubscribeError};
+use keyferry_bus::{Bus, RequestError, Role, RpcService, SubscribeError};
 use keyferry_contract::{
-    Event, Reason, Rpc, Stream,
+    Event, Reason, Rpc,
     attestation::v1::{AttestationRejected, GetNonceRequest, GetNonceResponse, TokenIssued, VerifierNonce},
     identifiers::TdId,
-    release::v1::{AuditDecision, AuditRecord},
 };
 use keyferry_testkit::nats::NatsServer;
 use prost::Message;
-use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, Semaphore};
 
 const PATIENCE: Duration = Duration::from_secs(30);

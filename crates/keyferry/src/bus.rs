@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use jiff::{Span, SpanRelativeTo};
 use keyferry_bus::{
     Bus, BusConfig, ConnectError, Credentials, CredentialsError, Deployment, DeploymentError, DeploymentOptions, OperatorError,
-    Provisioning, Role, UserKey,
+    ProvisionError, Provisioning, Role, UserKey,
 };
 use keyferry_lifecycle::clock;
 
@@ -54,7 +54,7 @@ pub(crate) struct Init {
     /// The port of monitoring: plain HTTP, loopback only; 0 = any free one.
     #[arg(long, value_name = "PORT", default_value_t = 8222)]
     monitor_port: u16,
-    /// The most the streams may store, in MiB. They reserve about 3,000.
+    /// The most the streams may store, in MiB. They reserve about 4,000.
     #[arg(long, value_name = "MIB", default_value_t = 10 * 1024)]
     store_mib: u64,
 }
@@ -92,6 +92,9 @@ pub(crate) struct Provision {
     /// The admin's credentials, instead of those in DIR.
     #[arg(long, value_name = "FILE")]
     credentials_file: Option<PathBuf>,
+    /// The archivist's credentials, instead of those in DIR: they make the mirror of the audit.
+    #[arg(long, value_name = "FILE")]
+    archivist_credentials_file: Option<PathBuf>,
     /// Copies of everything: 1 on one server, 3 on a cluster.
     #[arg(long, value_name = "N", default_value_t = 1)]
     replicas: u8,
@@ -190,9 +193,12 @@ fn enroll(arguments: &Enroll) -> CommandResult {
 fn provision(arguments: Provision) -> CommandResult {
     let inside = |name: &str| arguments.dir.as_deref().unwrap_or(Path::new(".")).join(name);
     let ca_file = arguments.ca_file.clone().unwrap_or_else(|| inside("ca.pem"));
-    let admin = format!("credentials/{}.creds", Role::Admin.name());
-    let credentials_file = arguments.credentials_file.clone().unwrap_or_else(|| inside(&admin));
+    let of = |role: Role| inside(&format!("credentials/{}.creds", role.name()));
+    let credentials_file = arguments.credentials_file.clone().unwrap_or_else(|| of(Role::Admin));
+    // Whoever gives single files and not this one makes the mirror another time.
+    let archivist = arguments.archivist_credentials_file.or_else(|| arguments.dir.is_some().then(|| of(Role::Archivist)));
     let config = BusConfig { connect_seconds: arguments.wait, ..BusConfig::new(arguments.url, ca_file, credentials_file) };
+    let archivist = archivist.map(|credentials_file| BusConfig { credentials_file, ..config.clone() });
     let provisioning =
         Provisioning { replicas: arguments.replicas, results_age: Duration::from_secs(arguments.results_age), ..Provisioning::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -201,10 +207,22 @@ fn provision(arguments: Provision) -> CommandResult {
         let bus = Bus::connect(&config, Role::Admin.name()).await.map_err(|error| connect_failure(&error))?;
         let made = bus.provision(&provisioning).await;
         bus.drain().await;
-        made.map_err(|error| Failure::failed(error.to_string()).hint("run it again when the cause is gone: what exists is kept"))
+        made.map_err(|error| unprovisioned(&error))?;
+        let Some(config) = &archivist else { return Ok(()) };
+        let bus = Bus::connect(config, Role::Archivist.name()).await.map_err(|error| connect_failure(&error))?;
+        let made = bus.provision_mirror(&provisioning).await;
+        bus.drain().await;
+        made.map_err(|error| unprovisioned(&error))
     })?;
+    if archivist.is_none() {
+        output::talk("the audit has no mirror from this run: give --dir or --archivist-credentials-file to make it".to_owned());
+    }
     output::talk(format!("streams and buckets are as this version wants them, {} replica(s) each", provisioning.replicas));
     Ok(ExitCode::SUCCESS)
+}
+
+fn unprovisioned(error: &ProvisionError) -> Failure {
+    Failure::failed(error.to_string()).hint("run it again when the cause is gone: what exists is kept")
 }
 
 fn renew(directory: &Path) -> CommandResult {

@@ -1,5 +1,5 @@
 //! The operators' command line: `keyferry bus`, `keyferry evidence`, `keyferry policy`, `keyferry key`,
-//! `keyferry user`, `keyferry import`.
+//! `keyferry user`, `keyferry import`, `keyferry audit`, `keyferry explain`.
 //!
 //! Output rules, the same for every command: stdout is data, stderr is talk. A mistake ends in one line
 //! `keyferry: error: ...` and, where there is something to do, one line `keyferry: hint: ...`. Exit codes: 0 yes or done,
@@ -12,9 +12,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod audit;
 mod broker;
 mod bus;
 mod evidence;
+mod explain;
 mod import;
 mod key;
 mod output;
@@ -36,9 +38,14 @@ enum Command {
     /// Make a bus, let TDs onto it, make its streams.
     #[command(subcommand)]
     Bus(bus::BusCommand),
+    /// Look at the audit, export it, and find out whether it was altered.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Look into TDX quotes and verify them.
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
+    /// Say what a reason means, who sees it and what to do about it.
+    Explain(explain::Explain),
     /// Check, store, change and explain key transfer policies.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -64,7 +71,9 @@ fn run(cli: Option<Cli>) -> CommandResult {
     let Some(cli) = cli else { return Ok(ExitCode::SUCCESS) };
     match cli.command {
         Command::Bus(command) => bus::run(command),
+        Command::Audit(command) => audit::run(command),
         Command::Evidence(command) => evidence::run(command),
+        Command::Explain(explain) => explain.run(),
         Command::Policy(command) => policy::run(command),
         Command::Key(command) => key::run(command),
         Command::User(command) => user::run(command),

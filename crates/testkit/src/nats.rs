@@ -51,6 +51,10 @@ impl NatsServer {
         let admin = server.connect(Role::Admin).await?;
         admin.provision(&Provisioning::default()).await.map_err(|error| trouble("the bus could not be provisioned", &error))?;
         admin.drain().await;
+        let archivist = server.connect(Role::Archivist).await?;
+        let mirrored = archivist.provision_mirror(&Provisioning::default()).await;
+        mirrored.map_err(|error| trouble("the mirror of the audit could not be made", &error))?;
+        archivist.drain().await;
         Ok(server)
     }
 

@@ -2,10 +2,13 @@
 //!
 //! A process writes several chains at a time, so that decisions do not wait for each other's records: a record takes a chain
 //! that nobody is writing, and gives it back when the stream has acknowledged. A chain that is not given back has ended,
-//! whatever became of its record: none ever forks. [`key`] signs, [`chain`] says what is hashed and signed.
+//! whatever became of its record: none ever forks. [`key`] signs, [`chain`] says what is hashed and signed, [`verify`] finds
+//! whoever altered something, [`read`] fetches what is stored.
 
 pub(crate) mod chain;
 pub(crate) mod key;
+pub(crate) mod read;
+pub(crate) mod verify;
 
 use std::{
     fmt, mem,
