@@ -6,11 +6,12 @@ mod harness;
 
 use std::{path::Path, time::Duration};
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use harness::{TD, admin, issuer_config, refusal, refused, verifier};
 use key_release::Config;
-use keyferry_bus::{Provisioning, Role};
+use keyferry_bus::{AuditCopy, AuditPublicKey, AuditReader, AuditReport, AuditVerifier, Provisioning, Role};
 use keyferry_contract::release::v1::{
-    CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, TransferKeyRequest, TransferKeyResponse,
+    AuditRecord, CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, TransferKeyRequest, TransferKeyResponse,
     key_administration_client::KeyAdministrationClient, key_broker_client::KeyBrokerClient, transfer_key_request::Credential,
 };
 use keyferry_key_wrap::WrappedKey;
@@ -20,6 +21,7 @@ use keyferry_testkit::{
     process::{Service, ServiceSpec},
 };
 use keyferry_tls::{CertificateAuthority, RootsConfig, client_config, grpc_channel};
+use prost::Message;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -158,6 +160,66 @@ async fn it_starts_before_the_verifier_and_keeps_its_keys_over_a_restart() {
     until_ready(&service).await;
     service.kill().await;
     assert!(!service.log().contains(harness::PASSWORD));
+}
+
+/// The audit as it is stored, verified, and the ids of its records.
+async fn audited(nats: &NatsServer, key: &Path) -> (AuditReport, Vec<String>) {
+    let auditor = nats.connect(Role::Auditor).await.unwrap();
+    let mut reader = AuditReader::open(&auditor, AuditCopy::Original).await.unwrap();
+    let state = reader.state().await.unwrap();
+    let mut verifier = AuditVerifier::new(AuditPublicKey::read_all(key).unwrap(), state.first, Vec::new());
+    let mut ids = Vec::new();
+    let records: Vec<_> = reader.read(state.first..=state.last).collect().await;
+    for stored in records.into_iter().map(Result::unwrap) {
+        verifier.next(stored.stream_sequence, &stored.subject, &stored.body);
+        ids.push(AuditRecord::decode(stored.body).unwrap().record_id);
+    }
+    (verifier.finish(state.last), ids)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_leaves_an_audit_of_every_answer_and_a_drain_signs_it_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = CertificateAuthority::generate("test root", clock::now(), 30).unwrap();
+    let verifier = Verifier::start(&authority);
+    verifier.publish();
+    let nats = NatsServer::start().await.unwrap();
+    let mut config = settings(directory.path(), &nats, &verifier, &authority);
+    config["admin"] = json!({ "username": "admin", "password_file": directory.path().join("password") });
+    let spec = ServiceSpec { name: "key-release", instance: "key-release".to_owned(), config, environment: Vec::new() };
+    let mut service = Service::start(spec, directory.path()).await.unwrap();
+    until_ready(&service).await;
+    let first = channel(&service, &authority);
+    let mut administration = KeyAdministrationClient::new(first.clone());
+    let document = json!({ "attestation_type": "TDX", "tdx": { "attributes": { "trust_anchor": ANCHOR } } }).to_string();
+    let policy_id = administration.create_policy(admin(CreatePolicyRequest { document })).await.unwrap().into_inner().policy_id;
+    let request = CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, policy_id, ..CreateKeyRequest::default() };
+    let key_id = administration.create_key(admin(request)).await.unwrap().into_inner().key_id;
+
+    // Killed while most of them are under way.
+    let token = verifier.token(|_| {});
+    let mut under_way: FuturesUnordered<_> = (0..64).map(|_| transfer(&first, &key_id, token.clone())).collect();
+    let mut answered = vec![under_way.next().await.unwrap().unwrap().release_id];
+    service.kill().await;
+    while let Some(answer) = under_way.next().await {
+        answered.extend(answer.ok().map(|answer| answer.release_id));
+    }
+    let key = directory.path().join("audit.key.pub");
+    let (report, ids) = audited(&nats, &key).await;
+    assert_eq!(report.findings, []);
+    assert!(report.chains.iter().all(|chain| !chain.closed));
+    assert!(answered.iter().all(|release| ids.contains(release)), "an answer without a record");
+
+    let killed = report.chains.len();
+    service.restart().await.unwrap();
+    until_ready(&service).await;
+    let released = transfer(&channel(&service, &authority), &key_id, token).await.unwrap();
+    assert_eq!(service.stop().await, Some(0), "{}", service.log());
+    let (report, ids) = audited(&nats, &key).await;
+    assert_eq!(report.findings, []);
+    assert!(ids.contains(&released.release_id));
+    let closed = report.chains.iter().filter(|chain| chain.closed && chain.unsigned() == 0).count();
+    assert_eq!((closed, report.chains.len()), (1, killed + 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
