@@ -1,6 +1,6 @@
 //! KMIP messages and their TTLV encoding: bytes in, bytes out.
 //!
-//! This crate builds the ten requests a key broker sends (KMIP 1.2 to 1.4 and 2.0) and reads the answers. It knows no
+//! This crate builds the twelve requests a key broker sends (KMIP 1.2 to 1.4 and 2.0) and reads the answers. It knows no
 //! socket, no TLS, no clock and no policy: whoever holds a connection asks [`frame_length`] how much to read, and whoever
 //! decides about a release reads [`Attributes`] and [`KeyObject`].
 //!
@@ -34,6 +34,8 @@ mod writer;
 
 pub use identifier::{NameError, ObjectId, ObjectName};
 pub use reader::{DEPTH_MAX, DecodeError, FRAME_BYTES_MAX, HEADER_BYTES, ITEMS_MAX, Item, Value, frame_length, parse};
-pub use request::{Credential, EncodeError, NewKey, Request, RevocationReason, encode};
-pub use response::{Attributes, KeyObject, Payload, ResponseError, decode};
-pub use vocabulary::{Algorithm, ObjectType, Operation, ResultReason, State, Tag, UsageMask, Version};
+pub use request::{Credential, EncodeError, NewKey, NewPair, Request, RevocationReason, encode};
+pub use response::{Attributes, KeyObject, Payload, Relations, ResponseError, decode};
+pub use vocabulary::{
+    Algorithm, KeyFormat, LinkType, ObjectType, Operation, RecommendedCurve, ResultReason, State, Tag, UsageMask, Version,
+};

@@ -6,11 +6,9 @@ use zeroize::Zeroizing;
 
 use crate::identifier::{ObjectId, ObjectName};
 use crate::reader::FRAME_BYTES_MAX;
-use crate::vocabulary::{Algorithm, ObjectType, Operation, Tag, UsageMask, Version};
+use crate::vocabulary::{Algorithm, KeyFormat, ObjectType, Operation, RecommendedCurve, Tag, UsageMask, Version};
 use crate::writer::Writer;
 
-/// Raw key bytes: Key Format Type 1.
-const KEY_FORMAT_RAW: u32 = 1;
 /// Uninterpreted Text String: Name Type 1.
 const NAME_TYPE_TEXT: u32 = 1;
 /// Username and Password: Credential Type 1.
@@ -31,7 +29,7 @@ pub enum EncodeError {
     },
 }
 
-/// A symmetric key to be made or brought in.
+/// A key to be made or brought in: symmetric, or one half of a pair.
 #[derive(Clone, Debug)]
 pub struct NewKey<'a> {
     /// Its algorithm.
@@ -42,6 +40,23 @@ pub struct NewKey<'a> {
     pub usage: UsageMask,
     /// A name to find it by, if an answer gets lost. Intel's KBS sets none.
     pub name: Option<&'a ObjectName>,
+}
+
+/// A key pair to be made.
+#[derive(Clone, Debug)]
+pub struct NewPair<'a> {
+    /// Its algorithm.
+    pub algorithm: Algorithm,
+    /// Its length in bits.
+    pub length_bits: u16,
+    /// Its curve, if it has one.
+    pub curve: Option<RecommendedCurve>,
+    /// What the private half may be used for.
+    pub private_usage: UsageMask,
+    /// What the public half may be used for.
+    pub public_usage: UsageMask,
+    /// Names of the private and the public half. Intel's KBS sets none.
+    pub names: Option<(&'a ObjectName, &'a ObjectName)>,
 }
 
 /// Why an object is revoked.
@@ -73,11 +88,18 @@ pub enum Request<'a> {
         /// Which.
         key: NewKey<'a>,
     },
+    /// Make a key pair in the server.
+    CreateKeyPair {
+        /// Which.
+        pair: NewPair<'a>,
+    },
     /// Bring a key into the server.
     Register {
+        /// What kind of object: a symmetric key, a private key or a public key.
+        object: ObjectType,
         /// Which.
         key: NewKey<'a>,
-        /// Its bytes.
+        /// Its bytes: raw of a symmetric key, PKCS#8 of a private key, SubjectPublicKeyInfo of a public key.
         material: &'a [u8],
     },
     /// Find objects by their name.
@@ -92,6 +114,11 @@ pub enum Request<'a> {
     },
     /// Read state, usage mask, algorithm, length and object type, and nothing else.
     GetAttributes {
+        /// Of which object.
+        id: &'a ObjectId,
+    },
+    /// Read an object's names and links, and nothing else.
+    GetRelations {
         /// Of which object.
         id: &'a ObjectId,
     },
@@ -123,10 +150,11 @@ impl Request<'_> {
     pub const fn operation(&self) -> Operation {
         match self {
             Self::Create { .. } => Operation::Create,
+            Self::CreateKeyPair { .. } => Operation::CreateKeyPair,
             Self::Register { .. } => Operation::Register,
             Self::Locate { .. } => Operation::Locate,
             Self::Get { .. } => Operation::Get,
-            Self::GetAttributes { .. } => Operation::GetAttributes,
+            Self::GetAttributes { .. } | Self::GetRelations { .. } => Operation::GetAttributes,
             Self::Activate { .. } => Operation::Activate,
             Self::Revoke { .. } => Operation::Revoke,
             Self::Destroy { .. } => Operation::Destroy,
@@ -141,15 +169,20 @@ impl Request<'_> {
 
     fn write(&self, version: Version, out: &mut Writer) {
         match self {
-            Self::Create { key } => write_new_key(key, version, out),
-            Self::Register { key, material } => {
-                write_new_key(key, version, out);
-                write_material(key, material, out);
+            Self::Create { key } => write_new_key(ObjectType::SymmetricKey, key, version, out),
+            Self::CreateKeyPair { pair } => write_new_pair(pair, version, out),
+            Self::Register { object, key, material } => {
+                write_new_key(*object, key, version, out);
+                write_material(*object, key, material, out);
             }
             Self::Locate { name } => write_filter(name, version, out),
             Self::GetAttributes { id } => {
                 out.text(Tag::UNIQUE_IDENTIFIER, id.as_str());
-                write_attribute_names(version, out);
+                write_attribute_names(&ATTRIBUTES, version, out);
+            }
+            Self::GetRelations { id } => {
+                out.text(Tag::UNIQUE_IDENTIFIER, id.as_str());
+                write_attribute_names(&RELATIONS, version, out);
             }
             Self::Revoke { id, reason } => {
                 out.text(Tag::UNIQUE_IDENTIFIER, id.as_str());
@@ -239,33 +272,55 @@ pub(crate) const fn batch_item_id(index: usize) -> [u8; 8] {
     (index as u64).to_be_bytes()
 }
 
-fn write_new_key(key: &NewKey<'_>, version: Version, out: &mut Writer) {
-    out.enumeration(Tag::OBJECT_TYPE, ObjectType::SymmetricKey.code());
-    if version.attributes_by_tag() {
-        out.structure(Tag::ATTRIBUTES, |out| {
-            out.enumeration(Tag::CRYPTOGRAPHIC_ALGORITHM, key.algorithm.code());
-            out.integer(Tag::CRYPTOGRAPHIC_LENGTH, i32::from(key.length_bits));
-            out.integer(Tag::CRYPTOGRAPHIC_USAGE_MASK, key.usage.bits());
-            if let Some(name) = key.name {
-                write_name(Tag::NAME, name, out);
-            }
-        });
-        return;
-    }
-    out.structure(Tag::TEMPLATE_ATTRIBUTE, |out| {
-        attribute("Cryptographic Algorithm", out, |out| out.enumeration(Tag::ATTRIBUTE_VALUE, key.algorithm.code()));
-        attribute("Cryptographic Length", out, |out| out.integer(Tag::ATTRIBUTE_VALUE, i32::from(key.length_bits)));
-        attribute("Cryptographic Usage Mask", out, |out| out.integer(Tag::ATTRIBUTE_VALUE, key.usage.bits()));
-        if let Some(name) = key.name {
-            attribute("Name", out, |out| write_name(Tag::ATTRIBUTE_VALUE, name, out));
-        }
+fn write_new_key(object: ObjectType, key: &NewKey<'_>, version: Version, out: &mut Writer) {
+    out.enumeration(Tag::OBJECT_TYPE, object.code());
+    let tag = if version.attributes_by_tag() { Tag::ATTRIBUTES } else { Tag::TEMPLATE_ATTRIBUTE };
+    out.structure(tag, |out| {
+        write_kind(key.algorithm, key.length_bits, version, out);
+        write_use(key.usage, key.name, version, out);
     });
 }
 
-fn write_material(key: &NewKey<'_>, material: &[u8], out: &mut Writer) {
-    out.structure(Tag::SYMMETRIC_KEY, |out| {
+/// The common attributes first, then the private half's, then the public half's.
+fn write_new_pair(pair: &NewPair<'_>, version: Version, out: &mut Writer) {
+    let [common, private, public] = if version.attributes_by_tag() {
+        [Tag::COMMON_ATTRIBUTES, Tag::PRIVATE_KEY_ATTRIBUTES, Tag::PUBLIC_KEY_ATTRIBUTES]
+    } else {
+        [Tag::COMMON_TEMPLATE_ATTRIBUTE, Tag::PRIVATE_KEY_TEMPLATE_ATTRIBUTE, Tag::PUBLIC_KEY_TEMPLATE_ATTRIBUTE]
+    };
+    out.structure(common, |out| {
+        write_kind(pair.algorithm, pair.length_bits, version, out);
+        if let Some(curve) = pair.curve {
+            attribute("Cryptographic Domain Parameters", Tag::CRYPTOGRAPHIC_DOMAIN_PARAMETERS, version, out, |tag, out| {
+                out.structure(tag, |out| out.enumeration(Tag::RECOMMENDED_CURVE, curve.code()));
+            });
+        }
+    });
+    out.structure(private, |out| write_use(pair.private_usage, pair.names.map(|names| names.0), version, out));
+    out.structure(public, |out| write_use(pair.public_usage, pair.names.map(|names| names.1), version, out));
+}
+
+fn write_kind(algorithm: Algorithm, length_bits: u16, version: Version, out: &mut Writer) {
+    attribute("Cryptographic Algorithm", Tag::CRYPTOGRAPHIC_ALGORITHM, version, out, |tag, out| out.enumeration(tag, algorithm.code()));
+    attribute("Cryptographic Length", Tag::CRYPTOGRAPHIC_LENGTH, version, out, |tag, out| out.integer(tag, i32::from(length_bits)));
+}
+
+fn write_use(usage: UsageMask, name: Option<&ObjectName>, version: Version, out: &mut Writer) {
+    attribute("Cryptographic Usage Mask", Tag::CRYPTOGRAPHIC_USAGE_MASK, version, out, |tag, out| out.integer(tag, usage.bits()));
+    if let Some(name) = name {
+        write_name(name, version, out);
+    }
+}
+
+fn write_material(object: ObjectType, key: &NewKey<'_>, material: &[u8], out: &mut Writer) {
+    let (tag, format) = match object {
+        ObjectType::PrivateKey => (Tag::PRIVATE_KEY, KeyFormat::Pkcs8),
+        ObjectType::PublicKey => (Tag::PUBLIC_KEY, KeyFormat::X509),
+        _ => (Tag::SYMMETRIC_KEY, KeyFormat::Raw),
+    };
+    out.structure(tag, |out| {
         out.structure(Tag::KEY_BLOCK, |out| {
-            out.enumeration(Tag::KEY_FORMAT_TYPE, KEY_FORMAT_RAW);
+            out.enumeration(Tag::KEY_FORMAT_TYPE, format.code());
             out.structure(Tag::KEY_VALUE, |out| out.bytes(Tag::KEY_MATERIAL, material));
             out.enumeration(Tag::CRYPTOGRAPHIC_ALGORITHM, key.algorithm.code());
             out.integer(Tag::CRYPTOGRAPHIC_LENGTH, i32::from(key.length_bits));
@@ -275,25 +330,34 @@ fn write_material(key: &NewKey<'_>, material: &[u8], out: &mut Writer) {
 
 fn write_filter(name: &ObjectName, version: Version, out: &mut Writer) {
     if version.attributes_by_tag() {
-        out.structure(Tag::ATTRIBUTES, |out| write_name(Tag::NAME, name, out));
+        out.structure(Tag::ATTRIBUTES, |out| write_name(name, version, out));
     } else {
-        attribute("Name", out, |out| write_name(Tag::ATTRIBUTE_VALUE, name, out));
+        write_name(name, version, out);
     }
 }
 
-fn write_name(tag: Tag, name: &ObjectName, out: &mut Writer) {
-    out.structure(tag, |out| {
-        out.text(Tag::NAME_VALUE, name.as_str());
-        out.enumeration(Tag::NAME_TYPE, NAME_TYPE_TEXT);
+fn write_name(name: &ObjectName, version: Version, out: &mut Writer) {
+    attribute("Name", Tag::NAME, version, out, |tag, out| {
+        out.structure(tag, |out| {
+            out.text(Tag::NAME_VALUE, name.as_str());
+            out.enumeration(Tag::NAME_TYPE, NAME_TYPE_TEXT);
+        });
     });
 }
 
-fn attribute(name: &str, out: &mut Writer, value: impl FnOnce(&mut Writer)) {
+/// One attribute: by its tag in 2.0, by its name before. `value` writes it under the tag it is given.
+fn attribute(name: &str, tag: Tag, version: Version, out: &mut Writer, value: impl FnOnce(Tag, &mut Writer)) {
+    if version.attributes_by_tag() {
+        return value(tag, out);
+    }
     out.structure(Tag::ATTRIBUTE, |out| {
         out.text(Tag::ATTRIBUTE_NAME, name);
-        value(out);
+        value(Tag::ATTRIBUTE_VALUE, out);
     });
 }
+
+/// What ties an object to others, under both names.
+pub(crate) const RELATIONS: [(&str, Tag); 2] = [("Name", Tag::NAME), ("Link", Tag::LINK)];
 
 /// The attributes a release depends on, under both of their names.
 pub(crate) const ATTRIBUTES: [(&str, Tag); 5] = [
@@ -304,8 +368,8 @@ pub(crate) const ATTRIBUTES: [(&str, Tag); 5] = [
     ("Object Type", Tag::OBJECT_TYPE),
 ];
 
-fn write_attribute_names(version: Version, out: &mut Writer) {
-    for (name, tag) in ATTRIBUTES {
+fn write_attribute_names(attributes: &[(&str, Tag)], version: Version, out: &mut Writer) {
+    for (name, tag) in attributes {
         if version.attributes_by_tag() {
             out.enumeration(Tag::ATTRIBUTE_REFERENCE, tag.number());
         } else {

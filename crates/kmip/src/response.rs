@@ -3,9 +3,9 @@
 use std::fmt;
 
 use crate::identifier::ObjectId;
-use crate::reader::{DecodeError, Item, parse};
-use crate::request::{ATTRIBUTES, Request, batch_item_id};
-use crate::vocabulary::{Algorithm, ObjectType, Operation, ResultReason, State, Tag, UsageMask};
+use crate::reader::{DecodeError, Item, Value, parse};
+use crate::request::{ATTRIBUTES, RELATIONS, Request, batch_item_id};
+use crate::vocabulary::{Algorithm, KeyFormat, LinkType, ObjectType, Operation, ResultReason, State, Tag, UsageMask};
 
 /// Why a response gives no payloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +57,7 @@ pub fn decode<'a>(frame: &'a [u8], requests: &[Request<'_>]) -> Result<Vec<Paylo
 }
 
 fn children(item: Item<'_>) -> Vec<Item<'_>> {
-    if let crate::reader::Value::Structure(items) = item.value { items } else { Vec::new() }
+    if let Value::Structure(items) = item.value { items } else { Vec::new() }
 }
 
 fn answer(item: Item<'_>, operation: Operation, index: Option<usize>) -> Result<Payload<'_>, ResponseError> {
@@ -80,20 +80,20 @@ fn answer(item: Item<'_>, operation: Operation, index: Option<usize>) -> Result<
     payload.map(Payload).ok_or(ResponseError::Malformed(DecodeError::Missing { tag: Tag::RESPONSE_PAYLOAD }))
 }
 
-/// A symmetric key as Get returns it. The material points into the frame.
+/// A key as Get returns it. The material points into the frame.
 pub struct KeyObject<'a> {
     /// Whose material it is, according to the server.
     pub id: ObjectId,
     /// What kind of object.
     pub object_type: ObjectType,
-    /// In which format the material comes; 1 is raw bytes.
-    pub format: u32,
+    /// In which format the material comes.
+    pub format: KeyFormat,
     /// Algorithm beside the material, where the server says it.
     pub algorithm: Option<Algorithm>,
     /// Length in bits beside the material, where the server says it.
     pub length_bits: Option<i32>,
-    /// The key's bytes: secret.
-    pub material: &'a [u8],
+    /// The key's bytes: secret. `None` if they come as anything but one string of bytes.
+    pub material: Option<&'a [u8]>,
     /// Whether the server wrapped the material (we never ask for it).
     pub wrapped: bool,
 }
@@ -121,6 +121,15 @@ pub struct Attributes {
     pub object_type: Option<ObjectType>,
 }
 
+/// What ties an object to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Relations {
+    /// Its names.
+    pub names: Vec<String>,
+    /// The public halves it is linked to, as its private half.
+    pub public_keys: Vec<ObjectId>,
+}
+
 impl<'a> Payload<'a> {
     /// The identifier in the answer.
     pub fn id(&self) -> Result<ObjectId, DecodeError> {
@@ -132,22 +141,30 @@ impl<'a> Payload<'a> {
         self.0.all(Tag::UNIQUE_IDENTIFIER).map(identifier).collect()
     }
 
-    /// The key in the answer to a Get. Anything but a symmetric key of plain bytes is `Missing`.
+    /// Identifiers of the private and the public half in the answer to a CreateKeyPair.
+    pub fn pair(&self) -> Result<(ObjectId, ObjectId), DecodeError> {
+        let half = |tag| identifier(self.0.required(tag)?);
+        Ok((half(Tag::PRIVATE_KEY_UNIQUE_IDENTIFIER)?, half(Tag::PUBLIC_KEY_UNIQUE_IDENTIFIER)?))
+    }
+
+    /// The symmetric or private key in the answer to a Get. Anything else is `Missing`.
     pub fn key(&self) -> Result<KeyObject<'a>, DecodeError> {
-        let block = self.0.required(Tag::SYMMETRIC_KEY)?.required(Tag::KEY_BLOCK)?;
+        let object_type = self.object_type()?;
+        let tag = if object_type == ObjectType::PrivateKey { Tag::PRIVATE_KEY } else { Tag::SYMMETRIC_KEY };
+        let block = self.0.required(tag)?.required(Tag::KEY_BLOCK)?;
         let algorithm = block.optional(Tag::CRYPTOGRAPHIC_ALGORITHM)?.map(Item::enumeration).transpose()?;
         Ok(KeyObject {
             id: self.id()?,
-            object_type: ObjectType::from_code(self.0.required(Tag::OBJECT_TYPE)?.enumeration()?),
-            format: block.required(Tag::KEY_FORMAT_TYPE)?.enumeration()?,
+            object_type,
+            format: KeyFormat::from_code(block.required(Tag::KEY_FORMAT_TYPE)?.enumeration()?),
             algorithm: algorithm.map(Algorithm::from_code),
             length_bits: block.optional(Tag::CRYPTOGRAPHIC_LENGTH)?.map(Item::integer).transpose()?,
-            material: block.required(Tag::KEY_VALUE)?.required(Tag::KEY_MATERIAL)?.bytes()?,
+            material: plain_material(block.required(Tag::KEY_VALUE)?)?,
             wrapped: block.optional(Tag::KEY_WRAPPING_DATA)?.is_some(),
         })
     }
 
-    /// The object type in the answer to a Get, to tell "not a symmetric key" from "not understood".
+    /// The object type in the answer to a Get, to tell "another object" from "not understood".
     pub fn object_type(&self) -> Result<ObjectType, DecodeError> {
         Ok(ObjectType::from_code(self.0.required(Tag::OBJECT_TYPE)?.enumeration()?))
     }
@@ -171,6 +188,37 @@ impl<'a> Payload<'a> {
             length_bits: number(3)?,
             object_type: code(4)?.map(ObjectType::from_code),
         })
+    }
+
+    /// Names and links in the answer to a GetRelations, in either dialect. Links in a form we do not know are left out.
+    pub fn relations(&self) -> Result<Relations, DecodeError> {
+        let [(name, name_tag), (link, link_tag)] = RELATIONS;
+        let mut relations = Relations::default();
+        for value in self.values(name, name_tag)? {
+            relations.names.push(value.required(Tag::NAME_VALUE)?.text()?.to_owned());
+        }
+        for value in self.values(link, link_tag)? {
+            let kind = LinkType::from_code(value.required(Tag::LINK_TYPE)?.enumeration()?);
+            let linked = value.required(Tag::LINKED_OBJECT_IDENTIFIER)?;
+            if let (LinkType::PublicKey, Ok(id)) = (kind, identifier(linked)) {
+                relations.public_keys.push(id);
+            }
+        }
+        Ok(relations)
+    }
+
+    /// Every value of an attribute that may occur more than once.
+    fn values(&self, name: &str, tag: Tag) -> Result<Vec<&Item<'a>>, DecodeError> {
+        if let Some(plain) = self.0.optional(Tag::ATTRIBUTES)? {
+            return Ok(plain.all(tag).collect());
+        }
+        let mut values = Vec::new();
+        for attribute in self.0.all(Tag::ATTRIBUTE) {
+            if attribute.required(Tag::ATTRIBUTE_NAME)?.text()? == name {
+                values.push(attribute.required(Tag::ATTRIBUTE_VALUE)?);
+            }
+        }
+        Ok(values)
     }
 
     fn named_attribute(&self, name: &str, tag: Tag) -> Result<Option<&Item<'a>>, DecodeError> {
@@ -203,4 +251,12 @@ impl<'a> Payload<'a> {
 
 fn identifier(item: &Item<'_>) -> Result<ObjectId, DecodeError> {
     ObjectId::parse(item.text()?).map_err(|_| DecodeError::Missing { tag: Tag::UNIQUE_IDENTIFIER })
+}
+
+/// A wrapped key's value is one string of bytes, a transparent key's material a structure: neither is plain material.
+fn plain_material<'a>(value: &Item<'a>) -> Result<Option<&'a [u8]>, DecodeError> {
+    Ok(match value.optional(Tag::KEY_MATERIAL)? {
+        Some(Item { value: Value::Bytes(bytes), .. }) => Some(bytes),
+        _ => None,
+    })
 }

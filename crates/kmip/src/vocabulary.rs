@@ -24,6 +24,8 @@ tags! {
     BATCH_COUNT = 0x42_000D;
     /// Batch Item.
     BATCH_ITEM = 0x42_000F;
+    /// Common Template Attribute (1.x): of both halves of a pair.
+    COMMON_TEMPLATE_ATTRIBUTE = 0x42_001F;
     /// Credential.
     CREDENTIAL = 0x42_0023;
     /// Credential Type.
@@ -32,6 +34,8 @@ tags! {
     CREDENTIAL_VALUE = 0x42_0025;
     /// Cryptographic Algorithm.
     CRYPTOGRAPHIC_ALGORITHM = 0x42_0028;
+    /// Cryptographic Domain Parameters.
+    CRYPTOGRAPHIC_DOMAIN_PARAMETERS = 0x42_0029;
     /// Cryptographic Length, in bits.
     CRYPTOGRAPHIC_LENGTH = 0x42_002A;
     /// Cryptographic Usage Mask.
@@ -46,6 +50,12 @@ tags! {
     KEY_VALUE = 0x42_0045;
     /// Key Wrapping Data.
     KEY_WRAPPING_DATA = 0x42_0046;
+    /// Link: to a related object.
+    LINK = 0x42_004A;
+    /// Link Type.
+    LINK_TYPE = 0x42_004B;
+    /// Linked Object Identifier.
+    LINKED_OBJECT_IDENTIFIER = 0x42_004C;
     /// Name.
     NAME = 0x42_0053;
     /// Name Type.
@@ -56,14 +66,28 @@ tags! {
     OBJECT_TYPE = 0x42_0057;
     /// Operation.
     OPERATION = 0x42_005C;
+    /// Private Key.
+    PRIVATE_KEY = 0x42_0064;
+    /// Private Key Template Attribute (1.x).
+    PRIVATE_KEY_TEMPLATE_ATTRIBUTE = 0x42_0065;
+    /// Private Key Unique Identifier.
+    PRIVATE_KEY_UNIQUE_IDENTIFIER = 0x42_0066;
     /// Protocol Version.
     PROTOCOL_VERSION = 0x42_0069;
     /// Protocol Version Major.
     PROTOCOL_VERSION_MAJOR = 0x42_006A;
     /// Protocol Version Minor.
     PROTOCOL_VERSION_MINOR = 0x42_006B;
+    /// Public Key.
+    PUBLIC_KEY = 0x42_006D;
+    /// Public Key Template Attribute (1.x).
+    PUBLIC_KEY_TEMPLATE_ATTRIBUTE = 0x42_006E;
+    /// Public Key Unique Identifier.
+    PUBLIC_KEY_UNIQUE_IDENTIFIER = 0x42_006F;
     /// Query Function.
     QUERY_FUNCTION = 0x42_0074;
+    /// Recommended Curve.
+    RECOMMENDED_CURVE = 0x42_0075;
     /// Request Header.
     REQUEST_HEADER = 0x42_0077;
     /// Request Message.
@@ -100,6 +124,12 @@ tags! {
     PASSWORD = 0x42_00A1;
     /// Attributes (2.0): plain tags.
     ATTRIBUTES = 0x42_0125;
+    /// Common Attributes (2.0).
+    COMMON_ATTRIBUTES = 0x42_0126;
+    /// Private Key Attributes (2.0).
+    PRIVATE_KEY_ATTRIBUTES = 0x42_0127;
+    /// Public Key Attributes (2.0).
+    PUBLIC_KEY_ATTRIBUTES = 0x42_0128;
     /// Attribute Reference (2.0).
     ATTRIBUTE_REFERENCE = 0x42_013B;
 }
@@ -182,6 +212,8 @@ codes! {
     Operation {
         /// Make a key in the server.
         Create = 0x01,
+        /// Make a key pair in the server.
+        CreateKeyPair = 0x02,
         /// Bring a key into the server.
         Register = 0x03,
         /// Find objects by attribute.
@@ -234,6 +266,41 @@ codes! {
         Ecdh = 0x0E,
         /// Elliptic curve.
         Ec = 0x1A,
+    }
+}
+codes! {
+    /// The curve of an elliptic curve key.
+    RecommendedCurve {
+        /// P-256.
+        P256 = 0x07,
+        /// P-384.
+        P384 = 0x0A,
+        /// P-521.
+        P521 = 0x0D,
+    }
+}
+codes! {
+    /// In which form a key's bytes come.
+    KeyFormat {
+        /// The key's own bytes.
+        Raw = 1,
+        /// An RSA key of PKCS#1, DER.
+        Pkcs1 = 3,
+        /// A private key of PKCS#8, DER.
+        Pkcs8 = 4,
+        /// A SubjectPublicKeyInfo, DER.
+        X509 = 5,
+        /// An elliptic curve private key of SEC 1, DER.
+        EcPrivateKey = 6,
+    }
+}
+codes! {
+    /// How two objects belong together.
+    LinkType {
+        /// To the public half.
+        PublicKey = 0x102,
+        /// To the private half.
+        PrivateKey = 0x103,
     }
 }
 codes! {

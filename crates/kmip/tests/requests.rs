@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking; the exemption covers helpers only inside #[test]")]
 
 use keyferry_kmip::{
-    Algorithm, Credential, EncodeError, FRAME_BYTES_MAX, NewKey, ObjectId, ObjectName, Request, RevocationReason, UsageMask, Version,
-    encode,
+    Algorithm, Credential, EncodeError, FRAME_BYTES_MAX, NewKey, NewPair, ObjectId, ObjectName, ObjectType as ManagedObjectType,
+    RecommendedCurve, Request, RevocationReason, UsageMask, Version, encode,
 };
 use kmip_protocol::types::common::RevocationReasonCode;
 use kmip_protocol::types::{
@@ -12,9 +12,10 @@ use kmip_protocol::types::{
         ObjectType, Operation, UniqueBatchItemID, UniqueIdentifier,
     },
     request::{
-        Attribute, Authentication, BatchCount, BatchItem, Credential as TheirCredential, CredentialType, CredentialValue, KeyBlock,
-        KeyValue, ManagedObject, Password, ProtocolVersion, ProtocolVersionMajor, ProtocolVersionMinor, QueryFunction, RequestHeader,
-        RequestMessage, RequestPayload, RevocationReason as TheirReason, SymmetricKey, TemplateAttribute, Username,
+        Attribute, Authentication, BatchCount, BatchItem, CommonTemplateAttribute, Credential as TheirCredential, CredentialType,
+        CredentialValue, KeyBlock, KeyValue, ManagedObject, Password, PrivateKey, PrivateKeyTemplateAttribute, ProtocolVersion,
+        ProtocolVersionMajor, ProtocolVersionMinor, PublicKeyTemplateAttribute, QueryFunction, RequestHeader, RequestMessage,
+        RequestPayload, RevocationReason as TheirReason, SymmetricKey, TemplateAttribute, Username,
     },
 };
 
@@ -68,7 +69,7 @@ fn making_finding_and_bringing_in_keys_is_the_same_in_both() {
     );
     let object = ManagedObject::SymmetricKey(SymmetricKey(block));
     assert_eq!(
-        ours(Version::V1_4, &[Request::Register { key: key(&name), material: &[7; 32] }]),
+        ours(Version::V1_4, &[Request::Register { object: ManagedObjectType::SymmetricKey, key: key(&name), material: &[7; 32] }]),
         theirs(None, vec![RequestPayload::Register(ObjectType::SymmetricKey, template(), Some(object))])
     );
     let attribute = Attribute::Name("record-1".into());
@@ -104,6 +105,74 @@ fn questions_about_the_server_and_a_login_are_the_same_in_both() {
     assert!(!format!("{credential:?}").contains("secret"));
 }
 
+fn pair(names: &(ObjectName, ObjectName)) -> NewPair<'_> {
+    NewPair {
+        algorithm: Algorithm::Rsa,
+        length_bits: 3072,
+        curve: None,
+        private_usage: UsageMask::DECRYPT,
+        public_usage: UsageMask::ENCRYPT,
+        names: Some((&names.0, &names.1)),
+    }
+}
+
+fn pair_names() -> (ObjectName, ObjectName) {
+    (ObjectName::parse("record-1").unwrap(), ObjectName::parse("record-1/public").unwrap())
+}
+
+#[test]
+fn a_key_pair_and_its_halves_are_the_same_in_both() {
+    let names = pair_names();
+    let half = |mask, name: &str| {
+        let name = AttributeValue::Name(NameValue(name.into()), NameType::UninterpretedTextString);
+        vec![named("Cryptographic Usage Mask", AttributeValue::Integer(mask)), named("Name", name)]
+    };
+    let common = vec![Attribute::CryptographicAlgorithm(CryptographicAlgorithm::RSA), Attribute::CryptographicLength(3072)];
+    let theirs_pair = RequestPayload::CreateKeyPair(
+        Some(CommonTemplateAttribute::unnamed(common)),
+        Some(PrivateKeyTemplateAttribute::unnamed(half(0x08, "record-1"))),
+        Some(PublicKeyTemplateAttribute::unnamed(half(0x04, "record-1/public"))),
+    );
+    assert_eq!(ours(Version::V1_4, &[Request::CreateKeyPair { pair: pair(&names) }]), theirs(None, vec![theirs_pair]));
+
+    let private = NewKey { algorithm: Algorithm::Rsa, length_bits: 3072, usage: UsageMask::DECRYPT, name: Some(&names.0) };
+    let block = KeyBlock(
+        KeyFormatType::PKCS8,
+        None,
+        Some(KeyValue(KeyMaterial::Bytes(vec![7; 99]), None)),
+        Some(CryptographicAlgorithm::RSA),
+        Some(CryptographicLength(3072)),
+        None,
+    );
+    let mut template = vec![Attribute::CryptographicAlgorithm(CryptographicAlgorithm::RSA), Attribute::CryptographicLength(3072)];
+    template.extend(half(0x08, "record-1"));
+    let object = ManagedObject::PrivateKey(PrivateKey(block));
+    assert_eq!(
+        ours(Version::V1_4, &[Request::Register { object: ManagedObjectType::PrivateKey, key: private, material: &[7; 99] }]),
+        theirs(None, vec![RequestPayload::Register(ObjectType::PrivateKey, TemplateAttribute::unnamed(template), Some(object))])
+    );
+    let id = ObjectId::parse("42").unwrap();
+    let relations = ["Name", "Link"].iter().map(|name| AttributeName((*name).into())).collect();
+    let asked = RequestPayload::GetAttributes(Some(UniqueIdentifier("42".into())), Some(relations));
+    assert_eq!(ours(Version::V1_4, &[Request::GetRelations { id: &id }]), theirs(None, vec![asked]));
+}
+
+#[test]
+fn a_pair_in_2_0_has_three_lists_of_plain_tags_and_a_curve_by_its_number() {
+    let names = pair_names();
+    let curve = NewPair { algorithm: Algorithm::Ec, length_bits: 384, curve: Some(RecommendedCurve::P384), ..pair(&names) };
+    let asked = hex::encode(ours(Version::V2_0, &[Request::CreateKeyPair { pair: curve }]));
+    let common = "4201260100000038\
+        42002805000000040000001a00000000\
+        42002a02000000040000018000000000\
+        4200290100000010\
+        42007505000000040000000a00000000";
+    assert!(asked.contains(common), "{asked}");
+    let private = "420127010000003842002c02000000040000000800000000420053010000002042005507000000087265636f72642d31";
+    assert!(asked.contains(private), "{asked}");
+    assert!(asked.contains("420128010000004042002c02000000040000000400000000"), "{asked}");
+}
+
 #[test]
 fn version_2_0_names_attributes_by_tag() {
     let name = ObjectName::parse("record-1").unwrap();
@@ -135,7 +204,7 @@ fn an_identifier_is_never_empty_long_or_with_control_characters() {
 fn an_oversized_request_is_refused_and_none_shows_a_key() {
     let name = ObjectName::parse("record-1").unwrap();
     let material = vec![0xA5; FRAME_BYTES_MAX];
-    let request = Request::Register { key: key(&name), material: &material };
+    let request = Request::Register { object: ManagedObjectType::SymmetricKey, key: key(&name), material: &material };
     assert!(!format!("{request:?}").contains("165"));
     assert!(matches!(encode(Version::V1_4, None, &[request]), Err(EncodeError::TooLarge { .. })));
 }

@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use keyferry_kmip::Version;
 use serde::{Deserialize, Deserializer};
+use zeroize::Zeroizing;
 
 use crate::{DevKms, KmipKms, Kms, KmsError, ReleaseRules, VaultConfig, VaultKms};
 
@@ -67,12 +68,15 @@ pub struct KmipTimeouts {
     /// All of an operation, waiting and repeating included. Default 10 s.
     #[serde(with = "humantime_serde")]
     pub total: Duration,
+    /// Making a key pair in the server, instead of `request`. Default 2 min: an RSA key of 7680 bits takes long to find.
+    #[serde(with = "humantime_serde")]
+    pub key_pair: Duration,
 }
 
 impl Default for KmipTimeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { connect: seconds(2), handshake: seconds(3), request: seconds(5), total: seconds(10) }
+        Self { connect: seconds(2), handshake: seconds(3), request: seconds(5), total: seconds(10), key_pair: Duration::from_mins(2) }
     }
 }
 
@@ -80,8 +84,11 @@ impl Default for KmipTimeouts {
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KmipConfig {
-    /// `host:port`; the server's certificate must name the host. Since 0.1.
+    /// `host:port`; the server's certificate must name the host, or `server_name`. Since 0.1.
     pub address: String,
+    /// The name that the server's certificate must have, if it is not the host of `address`. Since 0.2.
+    #[serde(default)]
+    pub server_name: Option<String>,
     /// `1.2`, `1.3`, `1.4` or `2.0`. Default 1.4. Since 0.1.
     #[serde(default = "version_default", deserialize_with = "version")]
     pub version: Version,
@@ -92,7 +99,8 @@ pub struct KmipConfig {
     pub ca_file: PathBuf,
     /// PEM, our own certificate with extended key usage clientAuth: its common name is who we are. Since 0.1.
     pub certificate_file: PathBuf,
-    /// PEM, its private key, mode 0600. Since 0.1.
+    /// PEM, its private key, mode 0600. Certificate, key, roots and password are read again when their files change.
+    /// Since 0.1.
     pub key_file: PathBuf,
     /// OpenSSL cipher list for TLS 1.2, in order of preference. Only with `tls = "openssl"`. Since 0.1.
     #[serde(default)]
@@ -100,9 +108,12 @@ pub struct KmipConfig {
     /// User name beside the certificate, for servers that want one. Since 0.1.
     #[serde(default)]
     pub username: Option<String>,
-    /// File with the password. Since 0.1.
+    /// File with the password, mode 0600. Since 0.1.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+    /// A password from the environment of Intel's KBS. In a configuration file it would be a secret where none belongs.
+    #[serde(skip)]
+    pub password: Option<Arc<Zeroizing<String>>>,
     /// Connections, 1 to 16. Default 3: more only hide latency where a server works on one request at a time. Since 0.1.
     #[serde(default = "connections_default")]
     pub connections: usize,

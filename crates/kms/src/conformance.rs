@@ -8,7 +8,7 @@ use std::fmt;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use keyferry_key_wrap::KeyMaterial;
 
-use crate::{KeyRef, KeySpec, KeyState, Kms, KmsError, Revocation, Usage};
+use crate::{Curve, KeyForm, KeyRef, KeySpec, KeyState, Kms, KmsError, Revocation, Usage, material::generate};
 
 /// The first thing that was not as [`Kms`] promises.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +25,26 @@ pub struct Capabilities {
     pub aes_lengths: &'static [u16],
     /// Whether it remembers that a revoked key had leaked. One that does not calls it deactivated.
     pub compromised_state: bool,
+    /// RSA keys.
+    pub rsa: Pairs,
+    /// Elliptic curve keys.
+    pub ec: Pairs,
+}
+
+/// What a back end does with one kind of private keys. Whatever it does not do, it must refuse in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// It makes them, and takes those that exist.
+    Made,
+    /// It takes those that exist.
+    Registered,
+    /// Neither.
+    Refused,
 }
 
 impl Capabilities {
     /// All there is.
-    pub const ALL: Self = Self { aes_lengths: &[128, 192, 256], compromised_state: true };
+    pub const ALL: Self = Self { aes_lengths: &[128, 192, 256], compromised_state: true, rsa: Pairs::Made, ec: Pairs::Made };
 }
 
 /// Runs every step. `unique` goes into the names of the keys, so that two runs do not meet.
@@ -54,6 +69,11 @@ pub async fn run_within(kms: &dyn Kms, unique: &str, capabilities: Capabilities)
         (KmsError::KeyDeactivated, KeyState::Deactivated)
     };
     suite.revoked_key_is_refused(Revocation::Compromised, error, state).await?;
+    let ec = |curve| (KeySpec::ec(curve), capabilities.ec);
+    let rsa = (KeySpec::rsa(2048).step("key specification")?, capabilities.rsa);
+    for (spec, pairs) in [rsa, ec(Curve::P256), ec(Curve::P384), ec(Curve::P521)] {
+        suite.private_keys(&spec, pairs).await?;
+    }
     suite.destroyed_key_is_gone().await?;
     suite.unknown_reference_is_not_found().await?;
     suite.concurrent_fetches_agree().await
@@ -124,6 +144,59 @@ impl Suite<'_> {
         let short = KeyMaterial::random(16).map_err(|error| deviation("random bytes", error))?;
         let refused = self.kms.register(&spec, &short).await.map(drop);
         expect("registering 128 bits as 256", refused, Err(KmsError::KeyMismatch { field: "length" }))
+    }
+
+    async fn private_keys(&self, spec: &KeySpec, pairs: Pairs) -> Result<(), Deviation> {
+        let named = |what| spec.clone().named(&format!("conformance-{}-{what}-{}", self.unique, spec.length_bits())).step("a name");
+        let (made, registered) = (named("made")?, named("registered")?);
+        if pairs == Pairs::Made {
+            self.private_key_is_made(&made).await?;
+        } else {
+            self.in_order("making a key that it does not make", self.kms.create(&made).await)?;
+        }
+        let material = generate(spec).await.step("a private key")?;
+        if pairs == Pairs::Refused {
+            return self.in_order("registering a key that it does not take", self.kms.register(&registered, &material).await);
+        }
+        self.private_key_keeps_its_bytes(&registered, &material).await
+    }
+
+    /// Refused for a reason that no repetition changes.
+    #[expect(clippy::unused_self, reason = "a step of the suite as the others are")]
+    fn in_order(&self, step: &'static str, result: Result<KeyRef, KmsError>) -> Result<(), Deviation> {
+        match result {
+            Err(error) if !error.retryable() => Ok(()),
+            Err(error) => Err(deviation(step, format!("a refusal that invites repetition: {error}"))),
+            Ok(key) => Err(deviation(step, format!("it was done: {key:?}"))),
+        }
+    }
+
+    async fn private_key_is_made(&self, spec: &KeySpec) -> Result<(), Deviation> {
+        let key = self.kms.create(spec).await.step("create a private key")?;
+        let found = self.kms.inspect(&key).await.step("inspect a private key")?;
+        expect("form of a private key", found.form, KeyForm::Private)?;
+        expect("algorithm of a private key", found.algorithm, Some(spec.algorithm()))?;
+        expect("length of a private key", found.length_bits, Some(spec.length_bits()))?;
+        expect("state of a private key", found.state, Some(KeyState::Active))?;
+        let material = self.fetch(&key, spec, "fetch a private key").await?;
+        spec.check_material(&material).step("a private key as PKCS#8")?;
+        let symmetric = KeySpec::aes(256).step("key specification")?;
+        let mismatch = Err(KmsError::KeyMismatch { field: "object type" });
+        expect("fetch a private key as AES", self.refusal(&key, &symmetric).await, mismatch)?;
+        self.kms.revoke(&key, Revocation::Retired).await.step("revoke a private key")?;
+        expect("fetch a revoked private key", self.refusal(&key, spec).await, Err(KmsError::KeyDeactivated))?;
+        self.kms.destroy(&key).await.step("destroy a private key")
+    }
+
+    async fn private_key_keeps_its_bytes(&self, spec: &KeySpec, material: &KeyMaterial) -> Result<(), Deviation> {
+        let key = self.kms.register(spec, material).await.step("register a private key")?;
+        let found = self.fetch(&key, spec, "fetch a registered private key").await?;
+        expect("bytes of a private key", verify_slices_are_equal(found.expose(), material.expose()).is_ok(), true)?;
+        self.kms.destroy(&key).await.step("destroy a registered private key")?;
+        let cut = KeyMaterial::new(material.expose().get(1..).unwrap_or_default().to_vec());
+        let cut = cut.map_err(|error| deviation("a cut private key", error))?;
+        let refused = self.kms.register(spec, &cut).await.map(drop);
+        expect("registering half a private key", refused.map_err(|error| error.label()), Err("key_mismatch"))
     }
 
     async fn keys_are_not_confused(&self) -> Result<(), Deviation> {

@@ -3,9 +3,15 @@
 
 mod support;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{fs::Permissions, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
-use keyferry_kms::{KeyRef, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Stage, TlsLibrary};
+use keyferry_kms::{Curve, KeyRef, KeySpec, KmipConfig, KmipKms, Kms, KmsError, Stage, TlsLibrary};
+use openssl::{
+    ec::{EcGroup, EcKey},
+    nid::Nid,
+    pkey::{PKey, Private},
+    rsa::Rsa,
+};
 use support::{
     scripted::{Reaction, Scripted},
     ttlv::{Key, answered, message, refused, text},
@@ -24,7 +30,7 @@ fn seven() -> KeyRef {
     KeyRef::parse("7").unwrap()
 }
 
-async fn fetch(config: &KmipConfig) -> Result<std::sync::Arc<keyferry_key_wrap::KeyMaterial>, KmsError> {
+async fn fetch(config: &KmipConfig) -> Result<Arc<keyferry_key_wrap::KeyMaterial>, KmsError> {
     KmipKms::new(config).unwrap().fetch(&seven(), &spec()).await
 }
 
@@ -80,6 +86,108 @@ async fn a_key_that_is_not_plain_bytes_is_not_releasable() {
     assert_eq!(fetch_key(|key| key.wrapped = true).await, Err(KmsError::KeyNotReleasable));
     assert_eq!(fetch_key(|key| key.format = 4).await, Err(KmsError::KeyNotReleasable));
     assert_eq!(fetch_answered(refused(0x10)).await, Err(KmsError::KeyNotReleasable));
+}
+
+/// An RSA key that nobody else has, in the forms in which servers give one.
+fn rsa_private_key() -> Rsa<Private> {
+    Rsa::generate(2048).unwrap()
+}
+
+async fn fetch_private(spec: &KeySpec, change: impl FnOnce(&mut Key)) -> Result<Vec<u8>, KmsError> {
+    let (algorithm, length) = if spec.curve().is_some() { (0x1A, i32::from(spec.length_bits())) } else { (4, 2048) };
+    let mut key = Key { object_type: 4, usage: 0x09, algorithm, length, format: 4, ..Key::default() };
+    change(&mut key);
+    let answer = key.fetched();
+    let server = Scripted::start(move |_, _| Reaction::Answer(answer.clone())).await;
+    KmipKms::new(&server.config()).unwrap().fetch(&seven(), spec).await.map(|material| material.expose().to_vec())
+}
+
+#[tokio::test]
+async fn a_private_key_is_pkcs8_in_whichever_form_the_server_has_it() {
+    let rsa = rsa_private_key();
+    let pkcs8 = PKey::from_rsa(rsa.clone()).unwrap().private_key_to_pkcs8().unwrap();
+    let spec = KeySpec::rsa(2048).unwrap();
+    let got = fetch_private(&spec, |key| (key.format, key.material) = (4, pkcs8.clone())).await;
+    assert_eq!(got.as_ref(), Ok(&pkcs8));
+    let got = fetch_private(&spec, |key| (key.format, key.material) = (3, rsa.private_key_to_der().unwrap())).await;
+    assert_eq!(got.as_ref(), Ok(&pkcs8));
+    let ec = EcKey::generate(&EcGroup::from_curve_name(Nid::SECP384R1).unwrap()).unwrap();
+    let sec1 = ec.private_key_to_der().unwrap();
+    let got = fetch_private(&KeySpec::ec(Curve::P384), |key| (key.format, key.material) = (6, sec1.clone())).await;
+    assert_eq!(got, Ok(PKey::from_ec_key(ec).unwrap().private_key_to_pkcs8().unwrap()));
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_the_recorded_private_key_stay() {
+    let spec = KeySpec::rsa(2048).unwrap();
+    let small = PKey::from_rsa(Rsa::generate(1024).unwrap()).unwrap().private_key_to_pkcs8().unwrap();
+    let larger = PKey::from_rsa(Rsa::generate(3072).unwrap()).unwrap().private_key_to_pkcs8().unwrap();
+    for material in [small, larger, vec![0xA5; 32], vec![0x30; 1200]] {
+        let refused = fetch_private(&spec, |key| key.material = material).await.unwrap_err();
+        assert_eq!(refused.label(), "key_mismatch");
+    }
+    let pkcs8 = PKey::from_rsa(rsa_private_key()).unwrap().private_key_to_pkcs8().unwrap();
+    let good = |key: &mut Key| key.material = pkcs8.clone();
+    assert!(fetch_private(&spec, good).await.is_ok());
+    let mismatch = |field| Err(KmsError::KeyMismatch { field });
+    assert_eq!(fetch_private(&KeySpec::rsa(3072).unwrap(), good).await, mismatch("length"));
+    assert_eq!(
+        fetch_private(&KeySpec::ec(Curve::P384), |key| (key.material, key.algorithm) = (pkcs8.clone(), 4)).await,
+        mismatch("algorithm")
+    );
+    assert_eq!(fetch_private(&spec, |key| key.object_type = 3).await, mismatch("object type"));
+    assert_eq!(fetch_private(&spec, |key| key.usage = 0x04).await, Err(KmsError::KeyUsage { missing: "Decrypt or Sign" }));
+    assert_eq!(fetch_private(&spec, |key| key.format = 0x0A).await, Err(KmsError::KeyNotReleasable), "a transparent key");
+}
+
+#[tokio::test]
+async fn half_an_answer_that_stalls_is_a_timeout_and_not_a_key() {
+    let good = Key::default().fetched();
+    for sent in [4, 8, good.len() / 2, good.len() - 1] {
+        let half = good[..sent].to_vec();
+        let server = Scripted::start(move |_, _| Reaction::AnswerAndStall(half.clone())).await;
+        let mut config = server.config();
+        config.timeouts.request = Duration::from_millis(100);
+        assert_eq!(fetch(&config).await.map(drop), Err(KmsError::Timeout(Stage::Request)), "after {sent} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_curves_is_named_as_the_cause() {
+    let server = Scripted::start(|_, _| Reaction::Answer(refused(0x07))).await;
+    let kms = KmipKms::new(&server.config()).unwrap();
+    let error = kms.create(&KeySpec::ec(Curve::P256)).await.unwrap_err();
+    assert!(matches!(error, KmsError::Configuration { field: "algorithm", .. }), "{error:?}");
+    let error = kms.create(&KeySpec::rsa(2048).unwrap()).await.unwrap_err();
+    assert_eq!(error.label(), "kms_protocol", "an RSA key is never refused for its curve");
+}
+
+#[test]
+fn secrets_that_others_may_read_are_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = runtime.block_on(Scripted::start(|_, _| Reaction::Silence));
+    let mut config = server.config();
+    let password = server.path().join("password");
+    std::fs::write(&password, "secret\n").unwrap();
+    (config.username, config.password_file) = (Some("broker".to_owned()), Some(password.clone()));
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let field = |config: &KmipConfig| match KmipKms::new(config) {
+        Ok(_) => None,
+        Err(KmsError::Configuration { field, what }) => what.contains("chmod 600").then_some(field),
+        Err(other) => panic!("{other:?}"),
+    };
+    for library in [TlsLibrary::Rustls, TlsLibrary::OpenSsl] {
+        config.tls = library;
+        for open in [0o644, 0o640, 0o604] {
+            mode(&password, open);
+            assert_eq!(field(&config), Some("password_file"), "{open:o}");
+            mode(&password, 0o600);
+            mode(&config.key_file, open);
+            assert_eq!(field(&config), Some("key_file"), "{open:o}");
+            mode(&config.key_file, 0o600);
+        }
+        assert_eq!(field(&config), None);
+    }
 }
 
 #[tokio::test]
@@ -249,8 +357,9 @@ async fn waiting_for_a_free_connection_has_its_own_limit() {
     config.timeouts.request = Duration::from_millis(300);
     let kms = KmipKms::new(&config).unwrap();
     // The first holds the only connection for two limits (it is repeated once); the second gives up after one.
-    let (first, second) = futures::future::join(kms.health(), kms.inspect(&seven())).await;
-    assert_eq!(first, Err(KmsError::Timeout(Stage::Request)));
+    let (key, other) = (seven(), KeyRef::parse("8").unwrap());
+    let (first, second) = futures::future::join(kms.inspect(&key), kms.inspect(&other)).await;
+    assert_eq!(first.map(drop), Err(KmsError::Timeout(Stage::Request)));
     assert_eq!(second.map(drop), Err(KmsError::Timeout(Stage::Pool)));
 }
 

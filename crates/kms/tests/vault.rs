@@ -5,7 +5,7 @@ mod support;
 
 use keyferry_kms::{
     Algorithm, Curve, KeyRef, KeySpec, KeyState, Kms, KmsError, Revocation, VaultEngine,
-    conformance::{self, Capabilities},
+    conformance::{self, Capabilities, Pairs},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn aes() -> KeySpec {
 async fn every_engine_conforms() {
     let server = start().await;
     server.enable_auth("approle").await.unwrap();
-    let transit = Capabilities { aes_lengths: &[128, 256], compromised_state: false };
+    let transit = Capabilities { aes_lengths: &[128, 256], compromised_state: false, rsa: Pairs::Made, ec: Pairs::Made };
     for (engine, capabilities) in
         [(VaultEngine::Kv1, Capabilities::ALL), (VaultEngine::Kv2, Capabilities::ALL), (VaultEngine::Transit, transit)]
     {

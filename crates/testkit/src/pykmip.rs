@@ -70,6 +70,7 @@ pub struct Pykmip {
     generation: u32,
     owner: ClientCertificate,
     stranger: ClientCertificate,
+    unmarked: ClientCertificate,
     child: Option<Child>,
     // Last: removed after the server is gone.
     temporary: Option<TempDir>,
@@ -90,10 +91,11 @@ impl Pykmip {
         let python = Toolbox::shared()?.python_environment("pykmip", REQUIREMENTS).await?;
         private_directory(directory)?;
         private_directory(&directory.join("policies"))?;
-        let (owner, stranger) = write_certificates(profile, directory)?;
+        let [owner, stranger, unmarked] = write_certificates(profile, directory)?;
         let program = python.with_file_name("pykmip-server");
         let directory = directory.to_owned();
-        let mut server = Self { profile, directory, program, port: 0, generation: 0, owner, stranger, child: None, temporary: None };
+        let mut server =
+            Self { profile, directory, program, port: 0, generation: 0, owner, stranger, unmarked, child: None, temporary: None };
         server.launch_on_a_free_port().await?;
         Ok(server)
     }
@@ -114,6 +116,10 @@ impl Pykmip {
     pub const fn stranger(&self) -> &ClientCertificate {
         &self.stranger
     }
+    /// A certificate that is not marked for clients: TLS accepts it, the server does not.
+    pub const fn unmarked(&self) -> &ClientCertificate {
+        &self.unmarked
+    }
     /// The process group's id while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
@@ -127,6 +133,7 @@ impl Pykmip {
     pub fn config(&self, client: &ClientCertificate) -> KmipConfig {
         KmipConfig {
             address: self.address().to_string(),
+            server_name: None,
             version: keyferry_kms::Version::V1_4,
             tls: self.profile.library(),
             ca_file: self.ca_file(),
@@ -135,6 +142,7 @@ impl Pykmip {
             cipher_list: None,
             username: None,
             password_file: None,
+            password: None,
             connections: 3,
             release: ReleaseRules::default(),
             timeouts: KmipTimeouts::default(),
@@ -257,8 +265,8 @@ fn free_port() -> Result<u16, StartFailure> {
         .map_err(|error| StartFailure::new(format!("no free port on 127.0.0.1: {error}"), "close programs that hold many connections"))
 }
 
-/// Makes a root, the server's certificate and two clients', named as Intel's script names them.
-fn write_certificates(profile: Profile, directory: &Path) -> Result<(ClientCertificate, ClientCertificate), StartFailure> {
+/// Makes a root, the server's certificate and three clients', named as Intel's script names them.
+fn write_certificates(profile: Profile, directory: &Path) -> Result<[ClientCertificate; 3], StartFailure> {
     let failed = |error: rcgen::Error| StartFailure::new(format!("test certificates cannot be made: {error}"), "report this");
     let mut root = parameters("Root CA", &[]).map_err(failed)?;
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -267,21 +275,25 @@ fn write_certificates(profile: Profile, directory: &Path) -> Result<(ClientCerti
     write_private(&directory.join("ca.pem"), root.self_signed(&root_key).map_err(failed)?.pem())?;
     let issuer = Issuer::new(root, root_key);
 
-    let issue = |file: &str, common_name: &str, hosts: &[&str], usage| -> Result<ClientCertificate, StartFailure> {
-        let mut leaf = parameters(common_name, hosts).map_err(failed)?;
-        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        leaf.extended_key_usages = vec![usage];
-        let key = profile.key().map_err(failed)?;
-        let files =
-            ClientCertificate { certificate_file: directory.join(format!("{file}.pem")), key_file: directory.join(format!("{file}.key")) };
-        write_private(&files.certificate_file, leaf.signed_by(&key, &issuer).map_err(failed)?.pem())?;
-        write_private(&files.key_file, key.serialize_pem())?;
-        Ok(files)
-    };
-    issue("server", "Server Certificate", &["127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth)?;
-    let owner = issue("client", "Client Certificate", &[], ExtendedKeyUsagePurpose::ClientAuth)?;
-    let stranger = issue("stranger", "Stranger", &[], ExtendedKeyUsagePurpose::ClientAuth)?;
-    Ok((owner, stranger))
+    let issue =
+        |file: &str, common_name: &str, hosts: &[&str], usages: &[ExtendedKeyUsagePurpose]| -> Result<ClientCertificate, StartFailure> {
+            let mut leaf = parameters(common_name, hosts).map_err(failed)?;
+            leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+            leaf.extended_key_usages = usages.to_vec();
+            let key = profile.key().map_err(failed)?;
+            let files = ClientCertificate {
+                certificate_file: directory.join(format!("{file}.pem")),
+                key_file: directory.join(format!("{file}.key")),
+            };
+            write_private(&files.certificate_file, leaf.signed_by(&key, &issuer).map_err(failed)?.pem())?;
+            write_private(&files.key_file, key.serialize_pem())?;
+            Ok(files)
+        };
+    issue("server", "Server Certificate", &["127.0.0.1"], &[ExtendedKeyUsagePurpose::ServerAuth])?;
+    let owner = issue("client", "Client Certificate", &[], &[ExtendedKeyUsagePurpose::ClientAuth])?;
+    let stranger = issue("stranger", "Stranger", &[], &[ExtendedKeyUsagePurpose::ClientAuth])?;
+    let unmarked = issue("unmarked", "Client Certificate", &[], &[])?;
+    Ok([owner, stranger, unmarked])
 }
 
 fn parameters(common_name: &str, hosts: &[&str]) -> Result<CertificateParams, rcgen::Error> {

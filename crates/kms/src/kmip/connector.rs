@@ -1,6 +1,6 @@
 //! Connections to a KMIP server: TCP, then mutual TLS by one of two libraries.
 
-use std::{io, path::Path, pin::Pin, sync::Arc};
+use std::{io, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use keyferry_kmip::{HEADER_BYTES, frame_length};
 use keyferry_tls::{ClientCertificate, RootsConfig, mutual_client_config};
@@ -27,34 +27,29 @@ const CIPHER_LIST: &str = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SH
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Makes connections.
-pub(crate) struct Connector {
-    address: String,
-    host: String,
-    tls: Tls,
-}
-
-enum Tls {
+/// How a session begins: with our certificate, by one of two libraries.
+pub(crate) enum Tls {
     Rustls { connector: tokio_rustls::TlsConnector, name: ServerName<'static> },
-    OpenSsl(SslConnector),
+    OpenSsl { connector: SslConnector, host: String },
 }
 
-impl Connector {
+impl Tls {
+    /// Reads roots, certificate and private key.
     pub(crate) fn new(config: &KmipConfig) -> Result<Self, KmsError> {
         let host = host(&config.address)?;
-        let tls = match config.tls {
+        let host = config.server_name.clone().unwrap_or(host);
+        match config.tls {
             TlsLibrary::Rustls if config.cipher_list.is_some() => {
-                return Err(configuration("cipher_list", "only `tls = \"openssl\"` takes a cipher list"));
+                Err(configuration("cipher_list", "only `tls = \"openssl\"` takes a cipher list"))
             }
-            TlsLibrary::Rustls => rustls_connector(config, &host)?,
-            TlsLibrary::OpenSsl => Tls::OpenSsl(openssl_connector(config)?),
-        };
-        Ok(Self { address: config.address.clone(), host, tls })
+            TlsLibrary::Rustls => rustls_connector(config, &host),
+            TlsLibrary::OpenSsl => Ok(Self::OpenSsl { connector: openssl_connector(config)?, host }),
+        }
     }
 
-    /// A new connection.
-    pub(crate) async fn connect(&self, timeouts: &KmipTimeouts) -> Result<Connection, KmsError> {
-        let tcp = timeout(timeouts.connect, TcpStream::connect(&self.address)).await;
+    /// A new connection to `address`.
+    pub(crate) async fn connect(&self, address: &str, timeouts: &KmipTimeouts) -> Result<Connection, KmsError> {
+        let tcp = timeout(timeouts.connect, TcpStream::connect(address)).await;
         let tcp = tcp.map_err(|_| KmsError::Timeout(Stage::Connect))?.map_err(|error| KmsError::Unreachable(error.kind()))?;
         let _ = tcp.set_nodelay(true); // a hint; without it requests are only slower
         let handshake = timeout(timeouts.handshake, self.handshake(tcp)).await;
@@ -62,16 +57,16 @@ impl Connector {
     }
 
     async fn handshake(&self, tcp: TcpStream) -> Result<Connection, KmsError> {
-        match &self.tls {
-            Tls::Rustls { connector, name } => {
+        match self {
+            Self::Rustls { connector, name } => {
                 let stream = connector.connect(name.clone(), tcp).await.map_err(|error| io_error(&error))?;
                 let (_, session) = stream.get_ref();
                 let suite = session.negotiated_cipher_suite().map(|suite| suite.suite());
                 tracing::info!(?suite, version = ?session.protocol_version(), "connected to the KMIP server (rustls)");
                 Ok(Connection { stream: Box::new(stream) })
             }
-            Tls::OpenSsl(connector) => {
-                let ssl = connector.configure().and_then(|configured| configured.into_ssl(&self.host));
+            Self::OpenSsl { connector, host } => {
+                let ssl = connector.configure().and_then(|configured| configured.into_ssl(host));
                 let stream = ssl.and_then(|ssl| SslStream::new(ssl, tcp));
                 let mut stream = stream.map_err(|_| KmsError::Tls("OpenSSL could not start a session"))?;
                 Pin::new(&mut stream).connect().await.map_err(|error| openssl_error(&stream, &error))?;
@@ -155,9 +150,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Sends a frame and reads the answer. Dropping the future half way leaves the stream out of step: drop it too.
-    pub(crate) async fn exchange(&mut self, frame: &[u8], timeouts: &KmipTimeouts) -> Result<Zeroizing<Vec<u8>>, KmsError> {
-        let answer = timeout(timeouts.request, self.send_and_receive(frame)).await;
+    /// Sends a frame and reads the answer within `limit`. Dropping the future half way leaves the stream out of step: drop
+    /// it too.
+    pub(crate) async fn exchange(&mut self, frame: &[u8], limit: Duration) -> Result<Zeroizing<Vec<u8>>, KmsError> {
+        let answer = timeout(limit, self.send_and_receive(frame)).await;
         answer.map_err(|_| KmsError::Timeout(Stage::Request))?
     }
 

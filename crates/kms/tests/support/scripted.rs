@@ -23,6 +23,8 @@ pub(crate) enum Reaction {
     Answer(Vec<u8>),
     /// Sends these bytes and closes.
     AnswerAndClose(Vec<u8>),
+    /// Sends these bytes and then nothing more, without closing.
+    AnswerAndStall(Vec<u8>),
     /// Never answers.
     Silence,
 }
@@ -64,6 +66,7 @@ impl Scripted {
         let file = |name: &str| self.path().join(name);
         KmipConfig {
             address: format!("127.0.0.1:{}", self.port),
+            server_name: None,
             version: Version::V1_4,
             tls: TlsLibrary::Rustls,
             ca_file: file("ca.pem"),
@@ -72,6 +75,7 @@ impl Scripted {
             cipher_list: None,
             username: None,
             password_file: None,
+            password: None,
             connections: 2,
             release: ReleaseRules::default(),
             timeouts: KmipTimeouts::default(),
@@ -118,6 +122,11 @@ async fn converse(connection: usize, tcp: TcpStream, tls: TlsAcceptor, script: &
             Reaction::AnswerAndClose(bytes) => {
                 stream.write_all(&bytes).await.ok()?;
                 return stream.shutdown().await.ok();
+            }
+            Reaction::AnswerAndStall(bytes) => {
+                stream.write_all(&bytes).await.ok()?;
+                stream.flush().await.ok()?;
+                std::future::pending().await;
             }
             Reaction::Silence => std::future::pending().await,
         }

@@ -54,6 +54,8 @@ pub(crate) struct Key {
     pub(crate) object_type: u32,
     pub(crate) state: u32,
     pub(crate) usage: i32,
+    pub(crate) algorithm: u32,
+    pub(crate) length: i32,
     pub(crate) format: u32,
     pub(crate) wrapped: bool,
     pub(crate) material: Vec<u8>,
@@ -61,7 +63,18 @@ pub(crate) struct Key {
 
 impl Default for Key {
     fn default() -> Self {
-        Self { attributes_id: "7", id: "7", object_type: 2, state: 2, usage: 0x0C, format: 1, wrapped: false, material: vec![0xA5; 32] }
+        Self {
+            attributes_id: "7",
+            id: "7",
+            object_type: 2,
+            state: 2,
+            usage: 0x0C,
+            algorithm: 3,
+            length: 256,
+            format: 1,
+            wrapped: false,
+            material: vec![0xA5; 32],
+        }
     }
 }
 
@@ -72,8 +85,8 @@ impl Key {
             text(0x42_0094, self.attributes_id),
             attribute("State", enumeration(0x42_000B, self.state)),
             attribute("Cryptographic Usage Mask", integer(0x42_000B, self.usage)),
-            attribute("Cryptographic Algorithm", enumeration(0x42_000B, 3)),
-            attribute("Cryptographic Length", integer(0x42_000B, 256)),
+            attribute("Cryptographic Algorithm", enumeration(0x42_000B, self.algorithm)),
+            attribute("Cryptographic Length", integer(0x42_000B, self.length)),
             attribute("Object Type", enumeration(0x42_000B, self.object_type)),
             attribute("x-vendor", structure(0x42_000B, &[text(0x42_00FF, "unknown items are ignored")])),
         ]
@@ -84,13 +97,14 @@ impl Key {
         let mut block = vec![
             enumeration(0x42_0042, self.format),
             structure(0x42_0045, &[bytes(0x42_0043, &self.material)]),
-            enumeration(0x42_0028, 3),
-            integer(0x42_002A, 256),
+            enumeration(0x42_0028, self.algorithm),
+            integer(0x42_002A, self.length),
         ];
         if self.wrapped {
             block.push(structure(0x42_0046, &[enumeration(0x42_009E, 1)]));
         }
-        let key = structure(0x42_008F, &[structure(0x42_0040, &block)]);
+        let tag = if self.object_type == 4 { 0x42_0064 } else { 0x42_008F };
+        let key = structure(tag, &[structure(0x42_0040, &block)]);
         let get = [enumeration(0x42_0057, self.object_type), text(0x42_0094, self.id), key];
         message(&[answered(0x0B, Some(0), &self.attributes()), answered(0x0A, Some(1), &get)])
     }
