@@ -1,15 +1,24 @@
-//! The document: strict JSON in, a checked and normalised policy out.
+//! The document: strict JSON in, a checked policy out. What each member means is in `docs/policies.md`; how it becomes a
+//! condition is in [`crate::compile`].
 
-use keyferry_attestation_token::{INTEL_TRUST_ANCHOR, names_trust_anchor};
-use serde::{Deserialize, de::IgnoredAny};
+use std::fmt;
+
+use keyferry_attestation_token::INTEL_TRUST_ANCHOR;
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use uuid::Uuid;
+
+use crate::{compile, condition::Condition, rego::RuleError};
 
 /// The longest document that is looked at.
 pub const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
 /// Entries of one list.
 pub const LIST_ENTRIES_MAX: usize = 256;
 
-const MEASUREMENT_DIGITS: usize = 96;
+pub(crate) const TRUST_ANCHOR_CLAIM: &str = "keyferry.trust_anchor";
+pub(crate) const POLICY_IDS_CLAIM: &str = "policy_ids_matched";
+pub(crate) const SEPT_VE_DISABLE_CLAIM: &str = "tdx_td_attributes_septve_disable";
+pub(crate) const MIGRATABLE_CLAIM: &str = "tdx_td_attributes_migratable";
+pub(crate) const RULE_CLAIM: &str = "rego";
 
 /// Why a text is no policy: which member, and what it must be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,20 +35,25 @@ pub enum PolicyError {
         /// Member and position.
         cause: String,
     },
-    /// `attestation_type` is not `TDX`.
-    #[error("attestation_type is {found:?}: keys are released to TDs, so it must be \"TDX\"")]
+    /// `attestation_type` names another attester, several, or none.
+    #[error("attestation_type is {found}: it must be \"TDX\" or \"SGX\", alone or as the one entry of a list")]
     AttestationType {
-        /// The document's word.
+        /// The document's words.
         found: String,
     },
-    /// The `tdx` object, or its `attributes`, is absent while nothing else is demanded.
-    #[error("the policy has no tdx object: an empty one, {{\"attributes\":{{}}}}, is needed to permit every TD")]
-    TdxMissing,
+    /// The object that `attestation_type` names is absent.
+    #[error("the policy has no {object} object: an empty one, {{\"attributes\":{{}}}}, is needed to permit every attester of its type")]
+    ObjectMissing {
+        /// `tdx` or `sgx`.
+        object: &'static str,
+    },
     /// Not hex of the right length.
-    #[error("{member} has an entry that is not {MEASUREMENT_DIGITS} hex digits")]
+    #[error("{member} has an entry that is not {digits} hex digits")]
     Hex {
         /// Which member.
         member: &'static str,
+        /// How many digits there must be.
+        digits: usize,
     },
     /// Over [`LIST_ENTRIES_MAX`].
     #[error("{member} has {entries} entries, {LIST_ENTRIES_MAX} are allowed")]
@@ -50,32 +64,78 @@ pub enum PolicyError {
         entries: usize,
     },
     /// An empty list, or an entry that names no root.
-    #[error("tdx.attributes.trust_anchor must name \"{INTEL_TRUST_ANCHOR}\" or \"simulator:\" and 64 lower-case hex digits, at least one")]
+    #[error("attributes.trust_anchor must name \"{INTEL_TRUST_ANCHOR}\" or \"simulator:\" and 64 lower-case hex digits, at least one")]
     TrustAnchor,
+    /// An empty list, or a word that is no status a policy can accept.
+    #[error("attributes.tcb_statuses must name statuses, at least one: {}; Revoked is never accepted", compile::TCB_STATUS_KNOWN.join(", "))]
+    TcbStatus,
+    /// Not a date or a time in UTC.
+    #[error("{member} must be a date such as 2025-05-14, or a time such as 2025-05-14T00:00:00Z")]
+    Time {
+        /// Which member.
+        member: &'static str,
+    },
+    /// Bits that are wanted outside of the mask.
+    #[error("{member}.value has bits outside of {member}.mask: they could never match")]
+    Mask {
+        /// Which member.
+        member: &'static str,
+    },
+    /// Not an advisory's name.
+    #[error("{member} has an entry that is no advisory such as INTEL-SA-00837")]
+    Advisory {
+        /// Which member.
+        member: &'static str,
+    },
+    /// The rule is not one that is evaluated here.
+    #[error("attributes.rego: {0}")]
+    Rule(#[from] RuleError),
 }
 
-/// A checked policy. Measurements are lower-case hex; an empty list demands nothing.
+/// Whose tokens a policy is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttestationType {
+    /// Trust domains.
+    Tdx,
+    /// Enclaves.
+    Sgx,
+}
+
+impl AttestationType {
+    /// `TDX` or `SGX`, as in documents, headers and tokens.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tdx => "TDX",
+            Self::Sgx => "SGX",
+        }
+    }
+}
+
+impl fmt::Display for AttestationType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// A checked policy: every condition must hold. Its rule, if any, is compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
+    pub(crate) attestation_type: AttestationType,
+    /// In the order of evaluation.
+    pub(crate) conditions: Vec<Condition>,
     pub(crate) trust_anchors: Vec<String>,
-    pub(crate) mr_signer_seam: Vec<String>,
-    pub(crate) mr_seam: Vec<String>,
-    pub(crate) mr_td: Vec<String>,
-    pub(crate) rtmrs: [Option<String>; 4],
-    pub(crate) seam_svn: Option<u16>,
-    pub(crate) enforce_tcb_up_to_date: bool,
     pub(crate) appraisal_ids: Vec<Uuid>,
-    pub(crate) allowed: Vec<Weakness>,
-    pub(crate) has_sgx: bool,
+    pub(crate) allows_weakness: bool,
+    pub(crate) enforces_tcb: bool,
+    pub(crate) has_other_object: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    attestation_type: String,
-    tdx: Option<Tdx>,
-    /// Intel stores the other block and never looks at it.
-    sgx: Option<IgnoredAny>,
+    attestation_type: OneOrMore<String>,
+    tdx: Option<serde_json::Value>,
+    sgx: Option<serde_json::Value>,
     /// Accepted and replaced, as Intel's server does.
     #[serde(rename = "id")]
     _id: Option<IgnoredAny>,
@@ -83,29 +143,64 @@ struct Document {
     _created_at: Option<IgnoredAny>,
 }
 
+/// The object that `attestation_type` names.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Tdx {
+pub(crate) struct Block<T: Default> {
     #[serde(default)]
-    attributes: Attributes,
+    pub(crate) attributes: T,
     #[serde(default)]
-    policy_ids: Vec<Uuid>,
+    pub(crate) policy_ids: Vec<Uuid>,
 }
 
+/// `tdx.attributes`. Intel's members first.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct Attributes {
-    mrsignerseam: Vec<String>,
-    mrseam: Vec<String>,
-    seamsvn: Option<u16>,
-    mrtd: Vec<String>,
-    rtmr0: Option<String>,
-    rtmr1: Option<String>,
-    rtmr2: Option<String>,
-    rtmr3: Option<String>,
-    enforce_tcb_upto_date: Option<bool>,
-    trust_anchor: Option<OneOrMore>,
-    allow: Vec<Weakness>,
+pub(crate) struct TdxAttributes {
+    pub(crate) mrsignerseam: Vec<String>,
+    pub(crate) mrseam: Vec<String>,
+    pub(crate) seamsvn: Option<u16>,
+    pub(crate) mrtd: Vec<String>,
+    pub(crate) rtmr0: Option<OneOrMore<String>>,
+    pub(crate) rtmr1: Option<OneOrMore<String>>,
+    pub(crate) rtmr2: Option<OneOrMore<String>>,
+    pub(crate) rtmr3: Option<OneOrMore<String>>,
+    pub(crate) enforce_tcb_upto_date: Option<bool>,
+    pub(crate) allow: Vec<Weakness>,
+    pub(crate) seamsvn_min: Option<u16>,
+    pub(crate) tee_tcb_svn_min: Option<String>,
+    pub(crate) mrconfigid: Option<OneOrMore<String>>,
+    pub(crate) mrowner: Option<OneOrMore<String>>,
+    pub(crate) mrownerconfig: Option<OneOrMore<String>>,
+    pub(crate) td_attributes: Option<Bits>,
+    pub(crate) xfam: Option<Bits>,
+    pub(crate) trust_anchor: Option<OneOrMore<String>>,
+    pub(crate) tcb_statuses: Option<OneOrMore<String>>,
+    pub(crate) tcb_date_min: Option<String>,
+    pub(crate) tcb_evaluation_data_number_min: Option<u32>,
+    pub(crate) pce_svn_min: Option<u16>,
+    pub(crate) advisory_ids_allowed: Option<Vec<String>>,
+    pub(crate) advisory_ids_refused: Vec<String>,
+    pub(crate) rego: Option<String>,
+}
+
+/// `sgx.attributes`. Intel's members first.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SgxAttributes {
+    pub(crate) mrsigner: Vec<String>,
+    pub(crate) isvprodid: Vec<u16>,
+    pub(crate) mrenclave: Vec<String>,
+    pub(crate) isvsvn: Option<u16>,
+    pub(crate) enforce_tcb_upto_date: Option<bool>,
+    pub(crate) isvsvn_min: Option<u16>,
+    pub(crate) trust_anchor: Option<OneOrMore<String>>,
+    pub(crate) tcb_statuses: Option<OneOrMore<String>>,
+    pub(crate) tcb_date_min: Option<String>,
+    pub(crate) pce_svn_min: Option<u16>,
+    pub(crate) advisory_ids_allowed: Option<Vec<String>>,
+    pub(crate) advisory_ids_refused: Vec<String>,
+    pub(crate) rego: Option<String>,
 }
 
 /// What is refused unless the policy says otherwise.
@@ -118,44 +213,56 @@ pub(crate) enum Weakness {
     NoSeptVeDisable,
 }
 
+/// A value, or a list of them.
+pub(crate) struct OneOrMore<T>(pub(crate) Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either<T> {
+            One(T),
+            More(Vec<T>),
+        }
+        Ok(Self(match Either::deserialize(deserializer)? {
+            Either::One(one) => vec![one],
+            Either::More(more) => more,
+        }))
+    }
+}
+
+/// Sixteen hex digits as the claim has them, or some bits of them.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
+pub(crate) enum Bits {
+    Exact(String),
+    Masked(MaskedBits),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MaskedBits {
+    pub(crate) mask: String,
+    pub(crate) value: String,
 }
 
 impl Policy {
-    /// Reads and checks a document.
+    /// Reads and checks a document, and compiles its rule.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
         if text.len() > DOCUMENT_BYTES_MAX {
             return Err(PolicyError::TooLarge { bytes: text.len() });
         }
         let document: Document = serde_json::from_str(text).map_err(|error| PolicyError::Malformed { cause: error.to_string() })?;
-        if document.attestation_type != "TDX" {
-            let found = document.attestation_type.chars().take(32).collect();
-            return Err(PolicyError::AttestationType { found });
+        match document.attestation_type.0.as_slice() {
+            [one] if one == "TDX" => compile::tdx(block("tdx", document.tdx)?, document.sgx.is_some()),
+            [one] if one == "SGX" => compile::sgx(block("sgx", document.sgx)?, document.tdx.is_some()),
+            other => Err(PolicyError::AttestationType { found: format!("{other:?}").chars().take(64).collect() }),
         }
-        let Tdx { attributes, policy_ids } = document.tdx.ok_or(PolicyError::TdxMissing)?;
-        bounded("tdx.policy_ids", policy_ids.len())?;
-        bounded("tdx.attributes.allow", attributes.allow.len())?;
-        Ok(Self {
-            trust_anchors: trust_anchors(attributes.trust_anchor)?,
-            mr_signer_seam: measurements("tdx.attributes.mrsignerseam", attributes.mrsignerseam)?,
-            mr_seam: measurements("tdx.attributes.mrseam", attributes.mrseam)?,
-            mr_td: measurements("tdx.attributes.mrtd", attributes.mrtd)?,
-            rtmrs: [
-                measurement("tdx.attributes.rtmr0", attributes.rtmr0)?,
-                measurement("tdx.attributes.rtmr1", attributes.rtmr1)?,
-                measurement("tdx.attributes.rtmr2", attributes.rtmr2)?,
-                measurement("tdx.attributes.rtmr3", attributes.rtmr3)?,
-            ],
-            seam_svn: attributes.seamsvn,
-            enforce_tcb_up_to_date: attributes.enforce_tcb_upto_date.unwrap_or(false),
-            appraisal_ids: policy_ids,
-            allowed: attributes.allow,
-            has_sgx: document.sgx.is_some(),
-        })
+    }
+
+    /// Whose tokens it is about.
+    pub fn attestation_type(&self) -> AttestationType {
+        self.attestation_type
     }
 
     /// The appraisal policies that a verifier should be asked to match.
@@ -169,31 +276,8 @@ impl Policy {
     }
 }
 
-fn trust_anchors(member: Option<OneOrMore>) -> Result<Vec<String>, PolicyError> {
-    let anchors = match member {
-        None => vec![INTEL_TRUST_ANCHOR.to_owned()],
-        Some(OneOrMore::One(anchor)) => vec![anchor],
-        Some(OneOrMore::More(anchors)) => anchors,
-    };
-    bounded("tdx.attributes.trust_anchor", anchors.len())?;
-    if !anchors.is_empty() && anchors.iter().all(|anchor| names_trust_anchor(anchor)) { Ok(anchors) } else { Err(PolicyError::TrustAnchor) }
-}
-
-fn bounded(member: &'static str, entries: usize) -> Result<(), PolicyError> {
-    if entries > LIST_ENTRIES_MAX { Err(PolicyError::TooMany { member, entries }) } else { Ok(()) }
-}
-
-fn measurements(member: &'static str, entries: Vec<String>) -> Result<Vec<String>, PolicyError> {
-    bounded(member, entries.len())?;
-    entries.into_iter().map(|entry| lower_hex(member, &entry)).collect()
-}
-
-/// An empty string demands nothing, as with Intel.
-fn measurement(member: &'static str, entry: Option<String>) -> Result<Option<String>, PolicyError> {
-    entry.filter(|entry| !entry.is_empty()).map(|entry| lower_hex(member, &entry)).transpose()
-}
-
-fn lower_hex(member: &'static str, text: &str) -> Result<String, PolicyError> {
-    let is_hex = text.len() == MEASUREMENT_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_hex { Ok(text.to_ascii_lowercase()) } else { Err(PolicyError::Hex { member }) }
+/// The object that counts; Intel stores the other one and never looks at it.
+fn block<T: Default + for<'de> Deserialize<'de>>(object: &'static str, value: Option<serde_json::Value>) -> Result<Block<T>, PolicyError> {
+    let value = value.ok_or(PolicyError::ObjectMissing { object })?;
+    serde_json::from_value(value).map_err(|error| PolicyError::Malformed { cause: format!("{object}: {error}") })
 }

@@ -6,7 +6,7 @@ mod verified;
 
 use keyferry_attestation_token::{MatchedPolicy, TdxClaims};
 use keyferry_identifiers::KeyId;
-use keyferry_key_transfer_policy::{Comparison, Policy, PolicyDenial, evaluate, explain};
+use keyferry_key_transfer_policy::{Comparison, Effect, Policy, PolicyDenial, diff, evaluate, explain};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -174,21 +174,35 @@ fn condition() -> impl Strategy<Value = (String, Value)> {
         ((0..4_u8), measurement).prop_map(|(index, value)| (format!("rtmr{index}"), json!(value))),
         (258..261_u16).prop_map(|svn| ("seamsvn".to_owned(), json!(svn))),
         any::<bool>().prop_map(|enforce| ("enforce_tcb_upto_date".to_owned(), json!(enforce))),
+        (258..261_u16).prop_map(|svn| ("seamsvn_min".to_owned(), json!(svn))),
+        (2..5_u8).prop_map(|svn| ("tee_tcb_svn_min".to_owned(), json!(format!("{svn:02x}{}", "00".repeat(15))))),
+        (13..16_u8).prop_map(|day| ("tcb_date_min".to_owned(), json!(format!("2025-05-{day}")))),
+        (12..15_u16).prop_map(|svn| ("pce_svn_min".to_owned(), json!(svn))),
+        (18..21_u32).prop_map(|number| ("tcb_evaluation_data_number_min".to_owned(), json!(number))),
+        prop_oneof![Just(json!("UpToDate")), Just(json!(["OutOfDate"])), Just(json!(["UpToDate", "OutOfDate"]))]
+            .prop_map(|set| ("tcb_statuses".to_owned(), set)),
+        (0..2_u8).prop_map(|bit| ("xfam".to_owned(), json!({ "mask": "0100000000000000", "value": format!("{bit:02x}00000000000000") }))),
+        prop_oneof![Just("0000001000000000"), Just("0000001000000080")].prop_map(|bits| ("td_attributes".to_owned(), json!(bits))),
+        prop_oneof![Just(json!([])), Just(json!(["INTEL-SA-00837"]))].prop_map(|list| ("advisory_ids_allowed".to_owned(), list)),
+        Just(("advisory_ids_refused".to_owned(), json!(["INTEL-SA-00837"]))),
+        prop_oneof![Just("00"), Just("aa")].prop_map(|byte| ("mrconfigid".to_owned(), json!(byte.repeat(48)))),
+        prop_oneof![Just("true"), Just("false"), Just("input.token.tdx_seamsvn > 258"), Just("input.token.none"), Just("input.key_id")]
+            .prop_map(|body| ("rego".to_owned(), json!(format!("package keyferry\nallow if {body}")))),
         (0..3_u128).prop_map(|id| ("policy_ids".to_owned(), json!([Uuid::from_u128(id)]))),
     ]
 }
 
 fn any_claims() -> impl Strategy<Value = TdxClaims> {
     let byte = prop_oneof![Just(0xaa), Just(0xbb), Just(0xd0)];
-    (byte.clone(), byte, prop_oneof![Just("UpToDate"), Just("OutOfDate")], proptest::option::of(0..3_u128)).prop_map(
-        |(mr_td, rtmr, status, id)| {
-            let mut claims = TdxClaims { tcb_status: status.to_owned(), ..claims() };
-            claims.measurements.mr_td = [mr_td; 48];
-            claims.measurements.rtmrs[0] = [rtmr; 48];
-            claims.policies_matched = id.map(|id| MatchedPolicy { id: Uuid::from_u128(id), version: 1, hash: None }).into_iter().collect();
-            claims
-        },
-    )
+    let status = prop_oneof![Just("UpToDate"), Just("OutOfDate")];
+    (byte.clone(), byte, status, proptest::option::of(0..3_u128), any::<bool>()).prop_map(|(mr_td, rtmr, status, id, advised)| {
+        let advisory_ids = advised.then(|| "INTEL-SA-00837".to_owned()).into_iter().collect();
+        let mut claims = TdxClaims { tcb_status: status.to_owned(), advisory_ids, ..claims() };
+        claims.measurements.mr_td = [mr_td; 48];
+        claims.measurements.rtmrs[0] = [rtmr; 48];
+        claims.policies_matched = id.map(|id| MatchedPolicy { id: Uuid::from_u128(id), version: 1, hash: None }).into_iter().collect();
+        claims
+    })
 }
 
 fn with_conditions(conditions: &[(String, Value)]) -> Policy {
@@ -214,5 +228,7 @@ proptest! {
         let without = with_conditions(&conditions);
         let with = with_conditions(&[conditions, vec![added]].concat());
         prop_assert!(decide(&without, &claims).is_ok() || decide(&with, &claims).is_err());
+        prop_assert!(diff(&without, &with).iter().all(|change| change.effect == Effect::Tightens));
+        prop_assert!(diff(&with, &without).iter().all(|change| change.effect == Effect::Weakens));
     }
 }

@@ -5,16 +5,20 @@ use std::fmt;
 use aws_lc_rs::{
     aead::{Aad, Nonce},
     encoding::AsDer,
+    key_wrap::{AES_256, AesKek, KeyWrapPadded},
     rsa::{KeySize, OAEP_SHA256_MGF1SHA256, OAEP_SHA384_MGF1SHA384, OaepAlgorithm, OaepPrivateDecryptingKey, PrivateDecryptingKey},
 };
 use zeroize::Zeroizing;
 
 use crate::{
     layout::{self, TAG_BYTES},
-    material::{KeyMaterial, KeyMaterialError},
+    material::{KEY_MATERIAL_BYTES_MAX, KeyMaterial, KeyMaterialError},
     public::{read_spki, write_spki},
-    wrap::{SWK_BYTES, WrappedKey, cipher},
+    wrap::{KmsWrappedKey, SWK_BYTES, WrappedKey, cipher},
 };
+
+/// RFC 5649: an initial value of eight bytes before the key, which is padded to a multiple of as many.
+const KWP_OVERHEAD_BYTES: usize = 8;
 
 /// Why there is no key pair.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +62,18 @@ pub enum UnwrapError {
         /// Bytes found.
         bytes: usize,
     },
+    /// Not as long as an RSA block and AES-KWP of 1 to 16384 bytes are.
+    #[error("kms_wrapped_key has {bytes} bytes: an RSA block and at least 16 bytes, in eights, are needed")]
+    KmsLength {
+        /// Bytes found.
+        bytes: usize,
+    },
+    /// The RSA block of `kms_wrapped_key` was made for another public key, or altered.
+    #[error("kms_wrapped_key does not open with this private key: request the key again with a token for this key pair")]
+    KmsNotForThisKey,
+    /// The check of AES-KWP failed.
+    #[error("kms_wrapped_key was altered behind its RSA block")]
+    KmsAltered,
     /// Authentication of `wrapped_key` failed.
     #[error("wrapped_key was altered, or belongs to another wrapped_swk")]
     Altered,
@@ -104,6 +120,31 @@ impl TdKeyPair {
         key.truncate(frame.sealed.len() - TAG_BYTES);
         Ok(KeyMaterial::new(key)?)
     }
+
+    /// Opens what a KMS wrapped for this pair by itself. 0.7 ms of CPU.
+    pub fn unwrap_from_kms(&self, wrapped: &KmsWrappedKey) -> Result<KeyMaterial, UnwrapError> {
+        let bytes = wrapped.as_bytes().len();
+        let wrong_length = UnwrapError::KmsLength { bytes };
+        let Some((block, key)) = wrapped.as_bytes().split_at_checked(self.private.key_size_bytes()) else { return Err(wrong_length) };
+        let longest = KEY_MATERIAL_BYTES_MAX + KWP_OVERHEAD_BYTES;
+        if !key.len().is_multiple_of(KWP_OVERHEAD_BYTES) || !(2 * KWP_OVERHEAD_BYTES..=longest).contains(&key.len()) {
+            return Err(wrong_length);
+        }
+        let kek = open(&self.private, &OAEP_SHA256_MGF1SHA256, block).ok_or(UnwrapError::KmsNotForThisKey)?;
+        if kek.len() != SWK_BYTES {
+            return Err(UnwrapError::SwkLength { bytes: kek.len() });
+        }
+        Ok(KeyMaterial::new(unwrap_kwp(&kek, key).ok_or(UnwrapError::KmsAltered)?)?)
+    }
+}
+
+/// AES-KWP (RFC 5649).
+fn unwrap_kwp(kek: &[u8], wrapped: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let kek = AesKek::new(&AES_256, kek).ok()?;
+    let mut key = Zeroizing::new(vec![0; wrapped.len()]);
+    let length = kek.unwrap_with_padding(wrapped, &mut key).ok()?.len();
+    key.truncate(length);
+    Some(key)
 }
 
 /// An administrator's key pair: receives an exported key, to encrypt a model with.

@@ -10,7 +10,9 @@ use spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfo, SubjectPublicKeyInfoRef
 /// The longest PEM text that is looked at: an RSA-8192 public key has 1.6 kB.
 pub const PEM_BYTES_MAX: usize = 16 * 1024;
 
-/// A quoted key is *longer* than this, as in Intel's Key Broker Service.
+/// A quoted key is *longer* than this, as in Intel's Key Broker Service. Not only 3072 and 4096 bits are taken, though those
+/// are what Intel's clients make: an attester that asked Intel's broker with, say, 3071 bits is served there, and would be
+/// locked out here without being any safer.
 const HELD_BITS_EXCLUSIVE_MIN: usize = 2048;
 /// An exported key's recipient has at least this.
 const EXPORT_BITS_MIN: usize = 2048;
@@ -64,6 +66,16 @@ impl HeldPublicKey {
             return Err(wrong_length);
         }
         RsaKey::checked(modulus, u32::from_le_bytes(*exponent), HELD_BITS_EXCLUSIVE_MIN + 1).map(Self)
+    }
+
+    /// Reads Intel's form for SGX: as for TDX, with the modulus *little-endian*. Which of the two it is, the attester's type
+    /// says: a modulus read in the wrong order is another number, as a rule one that is refused.
+    pub fn from_intel_sgx(held_data: &[u8]) -> Result<Self, PublicKeyError> {
+        let Some((exponent, modulus)) = held_data.split_first_chunk::<4>() else {
+            return Err(PublicKeyError::HeldLength { bytes: held_data.len() });
+        };
+        let modulus = modulus.iter().rev();
+        Self::from_intel(&exponent.iter().chain(modulus).copied().collect::<Vec<_>>())
     }
 
     /// Modulus length in bits.

@@ -5,12 +5,15 @@
 use std::sync::LazyLock;
 
 use aes_gcm::{Aes256Gcm, KeyInit, aead::Aead};
+use aes_kw::KwpAes256;
 use aws_lc_rs::{
     encoding::AsDer,
     rsa::{KeySize, PrivateDecryptingKey},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use keyferry_key_wrap::{ExportKeyPair, ExportPublicKey, HeldPublicKey, KeyMaterial, TdKeyPair, WrapError, WrappedKey, export, wrap};
+use keyferry_key_wrap::{
+    ExportKeyPair, ExportPublicKey, HeldPublicKey, KeyMaterial, KmsWrappedKey, TdKeyPair, WrapError, WrappedKey, export, wrap,
+};
 use rsa::{
     PrivateKey, PublicKey,
     pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePublicKey, LineEnding},
@@ -90,4 +93,40 @@ fn an_export_is_as_long_as_oaep_allows_and_no_longer() {
     assert_eq!(pair.open(&longest).unwrap().len(), 158);
     let refused = export(&KeyMaterial::new(vec![1; 159]).unwrap(), &recipient);
     assert_eq!(refused.unwrap_err(), WrapError::TooLong { bytes: 159, max: 158 });
+}
+
+fn td_public() -> PublicKey {
+    let held = TD.held_data();
+    PublicKey::new(rsa::BoxedUint::from_be_slice(&held[4..], 3072).unwrap(), rsa::BoxedUint::from(65537_u32)).unwrap()
+}
+
+/// What a KMS sends that wraps by itself, made by the other implementation.
+fn kms_wrapped(key: &[u8], kek: &[u8; 32]) -> Vec<u8> {
+    let mut wrapped = td_public().oaep_encrypt::<Sha256>(kek).unwrap();
+    let mut padded = vec![0; key.len().next_multiple_of(8) + 8];
+    let length = KwpAes256::new(kek.into()).wrap_key(key, &mut padded).unwrap().len();
+    wrapped.extend(&padded[..length]);
+    wrapped
+}
+
+#[test]
+fn what_a_kms_wraps_by_itself_opens_here() {
+    for length in [1, 7, 8, 9, 16, 24, 32, 121, 1217, 16 * 1024] {
+        let key: Vec<u8> = (0..length).map(|index: usize| u8::try_from(index % 251).unwrap()).collect();
+        let wrapped = kms_wrapped(&key, &[0x3c; 32]);
+        assert!(length != 32 || wrapped.len() == 384 + 40, "the length for an AES-256 key");
+        assert_eq!(TD.unwrap_from_kms(&KmsWrappedKey::new(wrapped)).unwrap().expose(), key, "{length}");
+    }
+}
+
+/// An enclave's key is the same number written the other way round.
+#[test]
+fn what_is_wrapped_for_an_enclave_opens_with_the_other_implementation() {
+    let mut held = held_data(FOREIGN.as_public_key());
+    let big_endian = HeldPublicKey::from_intel(&held).unwrap();
+    held[4..].reverse();
+    let enclave = HeldPublicKey::from_intel_sgx(&held).unwrap();
+    assert_eq!((enclave.bits(), enclave.to_spki_pem()), (3072, big_endian.to_spki_pem()));
+    let wrapped = wrap(&KeyMaterial::random(32).unwrap(), &enclave).unwrap();
+    assert_eq!(FOREIGN.oaep_decrypt::<Sha256>(wrapped.wrapped_swk()).unwrap().len(), 32);
 }

@@ -4,9 +4,10 @@
 
 use std::sync::LazyLock;
 
+use aes_kw::KeyInit;
 use keyferry_key_wrap::{
-    ExportKeyPair, ExportPublicKey, HeldPublicKey, KEY_MATERIAL_BYTES_MAX, KeyMaterial, KeyMaterialError, KeyPairError, PublicKeyError,
-    TdKeyPair, UnwrapError, WrappedKey, wrap,
+    ExportKeyPair, ExportPublicKey, HeldPublicKey, KEY_MATERIAL_BYTES_MAX, KeyMaterial, KeyMaterialError, KeyPairError, KmsWrappedKey,
+    PublicKeyError, TdKeyPair, UnwrapError, WrappedKey, wrap,
 };
 use proptest::prelude::*;
 
@@ -74,6 +75,66 @@ fn a_held_exponent_is_odd_at_least_3_and_little_endian() {
     for exponent in [0, 1, 2, 4, 65536, 65537_u32.swap_bytes()] {
         assert_eq!(held(&modulus(3072), exponent), Err(PublicKeyError::Exponent), "{exponent}");
     }
+}
+
+#[test]
+fn an_enclaves_modulus_is_little_endian_and_as_bounded() {
+    let sgx = |modulus: Vec<u8>| {
+        let bytes: Vec<u8> = [1, 0, 1, 0].into_iter().chain(modulus.into_iter().rev()).collect();
+        HeldPublicKey::from_intel_sgx(&bytes).map(|key| key.bits())
+    };
+    assert_eq!(sgx(modulus(3072)), Ok(3072));
+    assert_eq!(sgx(modulus(2049)), Ok(2049));
+    assert_eq!(sgx(modulus(2048)), Err(PublicKeyError::ModulusBits { bits: 2048, min: 2049 }));
+    let mut padded = vec![0];
+    padded.extend(modulus(3072));
+    assert_eq!(sgx(padded), Err(PublicKeyError::Modulus));
+    let mut even = modulus(3072);
+    *even.last_mut().unwrap() &= 0xfe;
+    assert_eq!(sgx(even), Err(PublicKeyError::Modulus));
+    for bytes in [0, 1, 3, 4, 100, 259, 1029] {
+        assert_eq!(HeldPublicKey::from_intel_sgx(&vec![1; bytes]).unwrap_err(), PublicKeyError::HeldLength { bytes });
+    }
+    assert_eq!(HeldPublicKey::from_intel_sgx(&[&[0, 1, 0, 1][..], &modulus(3072)].concat()).unwrap_err(), PublicKeyError::Modulus);
+}
+
+/// As a KMS makes it, with the key-encryption key of `kek`.
+fn from_kms(kek: &[u8], key: &[u8]) -> Vec<u8> {
+    let held = TD.held_data();
+    let modulus = rsa::BoxedUint::from_be_slice(&held[4..], 3072).unwrap();
+    let public = rsa::PublicKey::new(modulus, rsa::BoxedUint::from(65537_u32)).unwrap();
+    let mut wrapped = public.oaep_encrypt::<sha2::Sha256>(kek).unwrap();
+    wrapped.extend_from_slice(key);
+    wrapped
+}
+
+fn kwp(kek: &[u8; 32], key: &[u8]) -> Vec<u8> {
+    let mut padded = vec![0; key.len().next_multiple_of(8) + 8];
+    aes_kw::KwpAes256::new(kek.into()).wrap_key(key, &mut padded).unwrap();
+    padded
+}
+
+#[test]
+fn a_kms_wrapped_key_of_a_wrong_length_does_not_open() {
+    let whole = from_kms(&[7; 32], &kwp(&[7; 32], &[0x42; 32]));
+    assert_eq!(TD.unwrap_from_kms(&KmsWrappedKey::new(whole.clone())).unwrap().expose(), [0x42; 32]);
+    for length in 0..whole.len() {
+        assert!(TD.unwrap_from_kms(&KmsWrappedKey::new(whole[..length].to_vec())).is_err(), "{length}");
+    }
+    for (tail, bytes) in [(vec![0; 1], 425), (vec![0; KEY_MATERIAL_BYTES_MAX], 424 + KEY_MATERIAL_BYTES_MAX)] {
+        let longer = KmsWrappedKey::new([whole.clone(), tail].concat());
+        assert_eq!(TD.unwrap_from_kms(&longer).unwrap_err(), UnwrapError::KmsLength { bytes });
+    }
+}
+
+#[test]
+fn a_kms_wrapped_key_for_another_td_or_under_another_kek_does_not_open() {
+    let whole = from_kms(&[7; 32], &kwp(&[7; 32], &[0x42; 32]));
+    assert_eq!(OTHER_TD.unwrap_from_kms(&KmsWrappedKey::new(whole)).unwrap_err(), UnwrapError::KmsNotForThisKey);
+    let foreign_kek = from_kms(&[8; 32], &kwp(&[7; 32], &[0x42; 32]));
+    assert_eq!(TD.unwrap_from_kms(&KmsWrappedKey::new(foreign_kek)).unwrap_err(), UnwrapError::KmsAltered);
+    let short_kek = from_kms(&[7; 16], &kwp(&[7; 32], &[0x42; 32]));
+    assert_eq!(TD.unwrap_from_kms(&KmsWrappedKey::new(short_kek)).unwrap_err(), UnwrapError::SwkLength { bytes: 16 });
 }
 
 #[test]
@@ -161,9 +222,18 @@ proptest! {
     }
 
     #[test]
+    fn one_changed_bit_of_a_kms_wrapped_key_is_refused(index in 0_usize..424, bit in 0_u8..8) {
+        let mut whole = from_kms(&[7; 32], &kwp(&[7; 32], &[0x42; 32]));
+        whole[index] ^= 1 << bit;
+        let wanted = if index < 384 { UnwrapError::KmsNotForThisKey } else { UnwrapError::KmsAltered };
+        prop_assert_eq!(TD.unwrap_from_kms(&KmsWrappedKey::new(whole)).unwrap_err(), wanted);
+    }
+
+    #[test]
     fn arbitrary_bytes_are_refused_not_feared(key in proptest::collection::vec(any::<u8>(), 0..200), swk in proptest::collection::vec(any::<u8>(), 0..400)) {
         prop_assert!(TD.unwrap_key(&WrappedKey::from_parts(key.clone(), swk)).is_err());
-        let _ = HeldPublicKey::from_intel(&key);
+        let _ = (HeldPublicKey::from_intel(&key), HeldPublicKey::from_intel_sgx(&key));
+        prop_assert!(TD.unwrap_from_kms(&KmsWrappedKey::new(key.clone())).is_err());
         let _ = ExportPublicKey::from_spki_pem(&String::from_utf8_lossy(&key));
     }
 }

@@ -167,7 +167,9 @@ impl Recipient {
     pub(crate) fn of(permitted: &Permitted) -> Result<Self, Denial> {
         let token = permitted.token();
         let held_data = token.held_data().ok_or(Denial::HeldDataAbsent)?;
-        let key = HeldPublicKey::from_intel(held_data).map_err(Denial::HeldData)?;
+        // The policy matched the attester's type: it is one of the two.
+        let read = if token.claims().attester_type == "SGX" { HeldPublicKey::from_intel_sgx } else { HeldPublicKey::from_intel };
+        let key = read(held_data).map_err(Denial::HeldData)?;
         Ok(Self { key, token_id: token.token_id().to_owned() })
     }
 }

@@ -183,6 +183,7 @@ impl Denial {
             Self::HeldDataAbsent | Self::HeldData(_) => Reason::HeldDataInvalid,
             Self::Policy(PolicyDenial::TrustAnchor { .. }) => Reason::TrustAnchorNotAllowed,
             Self::Policy(PolicyDenial::Mismatch { .. }) => Reason::PolicyMismatch,
+            Self::Policy(PolicyDenial::RuleFailed { .. }) => Reason::PolicyRuleFailed,
             Self::PolicyNotFound => Reason::PolicyNotFound,
             Self::KeyNotFound => Reason::KeyNotFound,
             Self::FingerprintMismatch => Reason::KeyMismatch,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use keyferry_contract::Reason;
-use keyferry_key_wrap::{KeyMaterial, TdKeyPair, UnwrapError, WrappedKey};
+use keyferry_key_wrap::{KeyMaterial, KmsWrappedKey, TdKeyPair, UnwrapError, WrappedKey};
 use keyferry_telemetry::{names, spans};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
@@ -26,6 +26,37 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const WAITING_MAX: usize = 4;
 /// A token lives for minutes; a pair that waited longer waits for nothing.
 const WAITING_LONGEST: Duration = Duration::from_mins(10);
+
+/// A key as it was sent: opens with one key pair only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SentKey {
+    /// Wrapped by the key broker.
+    Broker(WrappedKey),
+    /// Wrapped by the broker's KMS; the broker never saw the key.
+    Kms(KmsWrappedKey),
+}
+
+impl SentKey {
+    /// From the members of an answer: either the first two or the last one are given.
+    pub(crate) fn from_members(wrapped_key: Vec<u8>, wrapped_swk: Vec<u8>, kms_wrapped_key: Vec<u8>) -> Result<Self, Refusal> {
+        match (kms_wrapped_key.is_empty(), wrapped_key.is_empty() && wrapped_swk.is_empty()) {
+            (true, _) => Ok(Self::Broker(WrappedKey::from_parts(wrapped_key, wrapped_swk))),
+            (false, true) => Ok(Self::Kms(KmsWrappedKey::new(kms_wrapped_key))),
+            (false, false) => {
+                let detail = "the key came in both forms: wrapped_key and wrapped_swk, or kms_wrapped_key, is wanted";
+                Err(Refusal::new(Reason::WrappedKeyInvalid, detail))
+            }
+        }
+    }
+
+    /// CPU work.
+    pub(crate) fn open(&self, pair: &TdKeyPair) -> Result<KeyMaterial, UnwrapError> {
+        match self {
+            Self::Broker(wrapped) => pair.unwrap_key(wrapped),
+            Self::Kms(wrapped) => pair.unwrap_from_kms(wrapped),
+        }
+    }
+}
 
 /// Where pairs are taken from.
 pub(crate) struct SpareKeyPairs {
@@ -78,16 +109,16 @@ impl WaitingKeyPairs {
         waiting.push_back((pair, Instant::now()));
     }
 
-    /// Opens `wrapped` with the pair it was made for; CPU work. The pair is returned so that it can be let go of.
-    pub(crate) fn unwrap_key(&self, wrapped: &WrappedKey) -> Result<(KeyMaterial, Arc<TdKeyPair>), UnwrapError> {
+    /// Opens `sent` with the pair it was made for; CPU work. The pair is returned so that it can be let go of.
+    pub(crate) fn unwrap_key(&self, sent: &SentKey) -> Result<(KeyMaterial, Arc<TdKeyPair>), UnwrapError> {
         let pairs: Vec<Arc<TdKeyPair>> = {
             let mut waiting = self.0.lock();
             waiting.retain(|(_, since)| since.elapsed() < WAITING_LONGEST);
             waiting.iter().rev().map(|(pair, _)| Arc::clone(pair)).collect()
         };
         for pair in pairs {
-            match pair.unwrap_key(wrapped) {
-                Err(UnwrapError::NotForThisKey) => {}
+            match sent.open(&pair) {
+                Err(UnwrapError::NotForThisKey | UnwrapError::KmsNotForThisKey) => {}
                 Err(error) => return Err(error),
                 Ok(key) => return Ok((key, pair)),
             }

@@ -35,6 +35,7 @@ use keyferry_tls::ALPN_HTTP;
 use tokio::sync::watch;
 
 pub use config::Config;
+pub use key_pairs::SentKey;
 pub use refusal::Refusal;
 pub use runner::{Background, Runner};
 pub use slot::LoadedModel;

@@ -8,14 +8,13 @@ use keyferry_contract::{
     release::v1::{GetNonceRequest, TransferKeyRequest, key_broker_client::KeyBrokerClient, transfer_key_request::Credential},
 };
 use keyferry_identifiers::{KeyId, ReleaseId};
-use keyferry_key_wrap::WrappedKey;
 use keyferry_telemetry::{GrpcService, grpc_client_layer};
 use keyferry_tls::TlsError;
 use rustls::ClientConfig;
 use tonic::{Request, Response, Status, transport::Channel};
 use tower::Layer;
 
-use crate::{Refusal, refusal::Peer};
+use crate::{Refusal, key_pairs::SentKey, refusal::Peer};
 
 type Traced = GrpcService<Channel>;
 
@@ -61,7 +60,7 @@ pub(crate) struct KeyBroker {
 
 /// A key that left the broker, wrapped for one of our key pairs.
 pub(crate) struct Released {
-    pub(crate) wrapped: WrappedKey,
+    pub(crate) key: SentKey,
     /// The broker's audit record; empty if it gave none that parses.
     pub(crate) release_id: String,
 }
@@ -86,7 +85,8 @@ impl KeyBroker {
         let mut client = self.client.clone();
         let answer = bounded(Peer::KeyBroker, self.within, request, |request| client.transfer_key(request)).await?;
         let release_id = ReleaseId::parse(&answer.release_id).map(|id| id.to_string()).unwrap_or_default();
-        Ok(Released { wrapped: WrappedKey::from_parts(answer.wrapped_key, answer.wrapped_swk), release_id })
+        let key = SentKey::from_members(answer.wrapped_key, answer.wrapped_swk, answer.kms_wrapped_key)?;
+        Ok(Released { key, release_id })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use keyferry_contract::{Reason, release::v1::transfer_key_request::Credential};
 use keyferry_identifiers::KeyId;
-use keyferry_key_wrap::{KeyMaterial, TdKeyPair, WrappedKey};
+use keyferry_key_wrap::{KeyMaterial, TdKeyPair};
 use keyferry_telemetry::{SpanAttributes, names, spans};
 use keyferry_tls::{RootsConfig, TlsError};
 use tokio::sync::{Mutex, watch};
@@ -16,7 +16,7 @@ use crate::{
     compute::Compute,
     config::{Config, Mode},
     events::{Cause, Events},
-    key_pairs::{KeyPairMaker, SpareKeyPairs, WaitingKeyPairs, spare_key_pairs},
+    key_pairs::{KeyPairMaker, SentKey, SpareKeyPairs, WaitingKeyPairs, spare_key_pairs},
     peers::{Attester, KeyBroker, Released},
     runtime::{Runtimes, Tensor},
     sealed::SealedFile,
@@ -94,8 +94,8 @@ impl Runner {
         let pair = self.spare.take().await?;
         let credential = self.credential(pair.held_data()).await?;
         let released = self.broker.transfer(key_id, credential).await?;
-        let wrapped = released.wrapped;
-        let key = blocking(spans::step(names::UNWRAP_KEY), move || pair.unwrap_key(&wrapped)).await??;
+        let sent = released.key;
+        let key = blocking(spans::step(names::UNWRAP_KEY), move || sent.open(&pair)).await??;
         self.serve(begun, sealed, key, Some(key_id), released.release_id).await
     }
 
@@ -109,35 +109,35 @@ impl Runner {
     }
 
     /// Step 2: the key, wrapped. Without a token, evidence is shown instead.
-    pub async fn key(&self, key_id: KeyId, token: Option<String>) -> Result<WrappedKey, Refusal> {
+    pub async fn key(&self, key_id: KeyId, token: Option<String>) -> Result<SentKey, Refusal> {
         let Some(token) = token else { return self.key_for_evidence(key_id).await };
-        let Released { wrapped, .. } = self.broker.transfer(key_id, Credential::Token(token)).await?;
-        Ok(wrapped)
+        let Released { key, .. } = self.broker.transfer(key_id, Credential::Token(token)).await?;
+        Ok(key)
     }
 
-    async fn key_for_evidence(&self, key_id: KeyId) -> Result<WrappedKey, Refusal> {
+    async fn key_for_evidence(&self, key_id: KeyId) -> Result<SentKey, Refusal> {
         let _one_at_a_time = self.loading.try_lock().map_err(|_| busy())?;
         let pair: TdKeyPair = self.spare.take().await?;
         let credential = self.evidence(pair.held_data()).await?;
-        let Released { wrapped, .. } = self.broker.transfer(key_id, credential).await?;
+        let Released { key, .. } = self.broker.transfer(key_id, credential).await?;
         self.waiting.keep(Arc::new(pair));
-        Ok(wrapped)
+        Ok(key)
     }
 
     /// Step 3: opens the key and the model. The old model stays in service until the new one is ready.
-    pub async fn decrypt(&self, wrapped: WrappedKey) -> Result<(), Refusal> {
+    pub async fn decrypt(&self, sent: SentKey) -> Result<(), Refusal> {
         let _one_at_a_time = self.loading.try_lock().map_err(|_| busy())?;
         let span = spans::step(names::LOAD_MODEL);
-        let result = self.decrypt_once(wrapped).instrument(span.clone()).await;
+        let result = self.decrypt_once(sent).instrument(span.clone()).await;
         self.record(&span, result.as_ref());
         result
     }
 
-    async fn decrypt_once(&self, wrapped: WrappedKey) -> Result<(), Refusal> {
+    async fn decrypt_once(&self, sent: SentKey) -> Result<(), Refusal> {
         let begun = self.slot.begin();
         let sealed = self.read_sealed().await?;
         let waiting = Arc::clone(&self.waiting);
-        let (key, pair) = blocking(spans::step(names::UNWRAP_KEY), move || waiting.unwrap_key(&wrapped)).await??;
+        let (key, pair) = blocking(spans::step(names::UNWRAP_KEY), move || waiting.unwrap_key(&sent)).await??;
         let key_id = sealed.key_id;
         self.serve(begun, sealed, key, key_id, String::new()).await?;
         self.waiting.release(&pair);

@@ -151,6 +151,21 @@ async fn a_wrapped_key_that_was_altered_or_made_for_another_is_refused() {
 }
 
 #[tokio::test]
+async fn a_key_that_the_kms_wrapped_opens_the_model() {
+    let mut stand = Stand::start(&sealed_linreg(1), 1);
+    stand.broker.script(Script::KmsWrapped);
+    stand.runner.load().await.unwrap();
+    let ModelEvent::Loaded(loaded) = stand.event() else { panic!("ModelLoaded expected") };
+    assert_eq!(loaded.release_id, RELEASE_ID);
+    let outputs = stand.runner.infer(stand.runner.model().unwrap(), row()).await.unwrap();
+    assert_eq!(outputs[0].values, Values::Int64(vec![1]));
+    for script in [Script::KmsAltered, Script::KmsForeign, Script::BothForms] {
+        stand.broker.script(script);
+        assert_eq!(load_fails(&stand).await, Reason::WrappedKeyInvalid, "{script:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_peers_reason_comes_through_and_its_text_does_not() {
     let stand = Stand::start(&sealed_linreg(1), 1);
     for reason in [Reason::PolicyMismatch, Reason::KmsDenied, Reason::AuditUnavailable, Reason::TokenExpired] {

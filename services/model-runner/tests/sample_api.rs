@@ -61,6 +61,19 @@ async fn the_samples_flow_ends_well() {
 }
 
 #[tokio::test]
+async fn the_flow_ends_well_with_a_key_that_the_kms_wrapped() {
+    let stand = Stand::start(&sealed_linreg(1), 1);
+    stand.broker.script(Script::KmsWrapped);
+    let key = wrapped(&stand).await;
+    let members: Vec<String> = key.json().as_object().unwrap().keys().cloned().collect();
+    assert_eq!((key.status, members), (200, vec!["kms_wrapped_key".to_owned()]), "the next step takes this reply verbatim");
+    let both = json!({ "kms_wrapped_key": key.json()["kms_wrapped_key"], "wrapped_key": "AAAA", "wrapped_swk": "AAAA" });
+    assert_eq!(stand.post("/taa/v1/decrypt", &both.to_string()).await.status, 500);
+    assert_eq!(stand.post("/taa/v1/decrypt", &key.text).await.status, 204);
+    assert_eq!(stand.post("/taa/v1/execute", SCRIPT_ROW).await.text, "{\"high-risk\":1}\n");
+}
+
+#[tokio::test]
 async fn replies_look_like_the_samples() {
     let stand = Stand::start(&sealed_linreg(1), 1);
     let key = wrapped(&stand).await;

@@ -4,17 +4,23 @@
 
 use std::sync::LazyLock;
 
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use keyferry_attestation_token::{
     AbsentAnchor, Algorithm, AuthenticToken, CollateralDigests, KeySet, Shape, SigningKey, TdMeasurements, TdxClaims, TokenIssuer,
     TrustedIssuer, authenticate, jwks,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use serde_json::{Value, json};
 
 pub(crate) const NOW: u64 = 1_790_000_000;
 pub(crate) const INTEL: &str = "intel-sgx-root";
 pub(crate) const SIMULATOR: &str = "simulator:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
-static VERIFIER: LazyLock<(TokenIssuer, KeySet)> = LazyLock::new(|| {
+static VERIFIER: LazyLock<(TokenIssuer, KeySet, Vec<u8>)> = LazyLock::new(|| {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
     let pkcs8 = key.to_pkcs8().unwrap();
     let (root_key, leaf_key) = (KeyPair::generate().unwrap(), KeyPair::try_from(pkcs8.as_slice()).unwrap());
@@ -27,14 +33,38 @@ static VERIFIER: LazyLock<(TokenIssuer, KeySet)> = LazyLock::new(|| {
     let mut trusted = TrustedIssuer::new("verifier", root, vec![Algorithm::Es256]);
     trusted.absent_anchor = AbsentAnchor::Unknown;
     let keys = KeySet::from_jwks(jwks([&key]).as_bytes(), &trusted, NOW).unwrap();
-    (TokenIssuer::new("verifier", key, 300), keys)
+    (TokenIssuer::new("verifier", key, 300), keys, pkcs8.to_vec())
 });
 
 /// An authentic token with these claims.
 pub(crate) fn token(claims: &TdxClaims) -> AuthenticToken {
-    let (issuer, keys) = &*VERIFIER;
+    let (issuer, keys, _) = &*VERIFIER;
     let jwt = issuer.issue(claims, Shape::V2Nested, NOW).unwrap().jwt;
     authenticate(&jwt, std::slice::from_ref(keys), NOW).unwrap()
+}
+
+/// An authentic token with this payload; `iss`, `jti` and the times are added.
+pub(crate) fn signed(payload: &Value) -> AuthenticToken {
+    let (issuer, keys, pkcs8) = &*VERIFIER;
+    let mut payload = payload.clone();
+    for (name, value) in [("iss", json!("verifier")), ("jti", json!("1")), ("iat", json!(NOW)), ("exp", json!(NOW + 300))] {
+        payload[name] = value;
+    }
+    let encoded = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+    let message = format!("{}.{}", encoded(&json!({ "alg": "ES256", "kid": issuer.key().kid() })), encoded(&payload));
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8).unwrap();
+    let signature = key.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
+    let jwt = format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature));
+    authenticate(&jwt, std::slice::from_ref(keys), NOW).unwrap()
+}
+
+/// What a token says about an enclave, in the flat shape.
+pub(crate) fn enclave() -> Value {
+    json!({
+        "attester_type": "SGX", "attester_tcb_status": "UpToDate", "attester_tcb_date": "2025-05-14T00:00:00Z", "dbgstat": "disabled",
+        "pce_svn": 13, "sgx_mrsigner": "a1".repeat(32), "sgx_mrenclave": "e2".repeat(32), "sgx_isvprodid": 7, "sgx_isvsvn": 3,
+        "sgx_is_debuggable": false, "attester_held_data": "AQABAK/V", "keyferry.trust_anchor": INTEL
+    })
 }
 
 pub(crate) fn claims() -> TdxClaims {

@@ -16,13 +16,13 @@ use axum::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use keyferry_contract::TOKEN_BYTES_MAX;
-use keyferry_key_wrap::WrappedKey;
 use serde_json::{Map, Value, json};
 
 use super::reply;
 use crate::{
     Refusal, Runner,
     events::Cause,
+    key_pairs::SentKey,
     runtime::{FEATURES, LINEAR, Tensor, Values},
 };
 
@@ -80,8 +80,12 @@ async fn key(State(runner): State<Arc<Runner>>, headers: HeaderMap, body: Body) 
             return Bad(StatusCode::BAD_REQUEST, "key_transfer_url: only the configured key broker is asked").into_response();
         }
     };
-    answer(runner.key(key_id, token).await.map(|wrapped| {
-        json!({ "wrapped_key": BASE64_STANDARD.encode(wrapped.wrapped_key()), "wrapped_swk": BASE64_STANDARD.encode(wrapped.wrapped_swk()) })
+    answer(runner.key(key_id, token).await.map(|sent| match sent {
+        SentKey::Broker(wrapped) => json!({
+            "wrapped_key": BASE64_STANDARD.encode(wrapped.wrapped_key()),
+            "wrapped_swk": BASE64_STANDARD.encode(wrapped.wrapped_swk())
+        }),
+        SentKey::Kms(wrapped) => json!({ "kms_wrapped_key": BASE64_STANDARD.encode(wrapped.as_bytes()) }),
     }))
 }
 
@@ -105,14 +109,19 @@ impl KeyRequest {
 }
 
 async fn decrypt(State(runner): State<Arc<Runner>>, headers: HeaderMap, body: Body) -> Response {
-    let wrapped = members(&headers, body, &["wrapped_key", "wrapped_swk"]).and_then(|members| {
+    let members = members(&headers, body, &["wrapped_key", "wrapped_swk", "kms_wrapped_key"]).and_then(|members| {
         let wrapped_key = bytes(&members, "wrapped_key", "wrapped_key: standard base64 is wanted")?;
         let wrapped_swk = bytes(&members, "wrapped_swk", "wrapped_swk: standard base64 is wanted")?;
-        Ok(WrappedKey::from_parts(wrapped_key, wrapped_swk))
+        let kms_wrapped_key = bytes(&members, "kms_wrapped_key", "kms_wrapped_key: standard base64 is wanted")?;
+        Ok((wrapped_key, wrapped_swk, kms_wrapped_key))
     });
-    match wrapped {
-        Ok(wrapped) => done(runner.decrypt(wrapped).await),
-        Err(bad) => bad.into_response(),
+    let (wrapped_key, wrapped_swk, kms_wrapped_key) = match members {
+        Ok(members) => members,
+        Err(bad) => return bad.into_response(),
+    };
+    match SentKey::from_members(wrapped_key, wrapped_swk, kms_wrapped_key) {
+        Ok(sent) => done(runner.decrypt(sent).await),
+        Err(refusal) => done(Err(refusal)),
     }
 }
 

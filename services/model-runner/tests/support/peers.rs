@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use aes_kw::{KeyInit, KwpAes256};
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use keyferry_contract::{
@@ -23,6 +24,8 @@ use keyferry_contract::{
 use keyferry_key_wrap::{HeldPublicKey, KeyMaterial, wrap};
 use keyferry_lifecycle::clock;
 use keyferry_tls::{ALPN_GRPC, CertificateAuthority};
+use rsa::BoxedUint;
+use sha2::Sha256;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
@@ -44,6 +47,14 @@ pub enum Script {
     AlteredKey,
     /// Wrapped for somebody else's key pair.
     ForeignKey,
+    /// Wrapped by a KMS, which the broker passes on.
+    KmsWrapped,
+    /// The same with one bit changed behind the RSA block.
+    KmsAltered,
+    /// The same for somebody else's key pair.
+    KmsForeign,
+    /// Both forms in one answer.
+    BothForms,
     /// An answer without its contents.
     Empty,
 }
@@ -65,6 +76,18 @@ fn scripted(script: Script) -> Result<(), Status> {
         Script::Bare(code) => Err(Status::new(code, "text of the peer")),
         _ => Ok(()),
     }
+}
+
+/// As a KMS wraps by itself: RSA-OAEP-SHA256 of an AES key, then AES-KWP of the key. Another implementation than the runner's.
+fn kms_wrapped(key: &[u8], held_data: &[u8]) -> Vec<u8> {
+    let modulus = BoxedUint::from_be_slice(&held_data[4..], 3072).unwrap();
+    let kek = [0x3c; 32];
+    let public = rsa::PublicKey::new(modulus, BoxedUint::from(65537_u32)).unwrap();
+    let mut wrapped = public.oaep_encrypt::<Sha256>(&kek).unwrap();
+    let mut padded = vec![0; key.len().next_multiple_of(8) + 8];
+    KwpAes256::new(&kek.into()).wrap_key(key, &mut padded).unwrap();
+    wrapped.extend(padded);
+    wrapped
 }
 
 #[derive(Clone)]
@@ -184,14 +207,23 @@ impl FakeBroker {
 
     fn transfer(&self, held_data: &[u8], script: Script) -> Result<TransferKeyResponse, Status> {
         let foreign = keyferry_key_wrap::TdKeyPair::generate;
-        let held_data = if script == Script::ForeignKey { foreign().unwrap().held_data() } else { held_data.to_vec() };
+        let held_data =
+            if matches!(script, Script::ForeignKey | Script::KmsForeign) { foreign().unwrap().held_data() } else { held_data.to_vec() };
         let holder = HeldPublicKey::from_intel(&held_data).map_err(|_| refused(Reason::HeldDataInvalid))?;
         let key: Vec<u8> = self.0.masked_key.lock().unwrap().iter().map(|byte| byte ^ MASK).collect();
+        let mut kms_wrapped_key = kms_wrapped(&key, &held_data);
+        if script == Script::KmsAltered {
+            *kms_wrapped_key.last_mut().unwrap() ^= 1;
+        }
+        if matches!(script, Script::KmsWrapped | Script::KmsAltered | Script::KmsForeign) {
+            return Ok(TransferKeyResponse { kms_wrapped_key, release_id: RELEASE_ID.to_owned(), ..TransferKeyResponse::default() });
+        }
         let (mut wrapped_key, wrapped_swk) = wrap(&KeyMaterial::new(key).unwrap(), &holder).unwrap().into_parts();
         if script == Script::AlteredKey {
             *wrapped_key.last_mut().unwrap() ^= 1;
         }
-        let answer = TransferKeyResponse { kms_wrapped_key: Vec::new(), wrapped_key, wrapped_swk, release_id: RELEASE_ID.to_owned() };
+        kms_wrapped_key.truncate(if script == Script::BothForms { usize::MAX } else { 0 });
+        let answer = TransferKeyResponse { kms_wrapped_key, wrapped_key, wrapped_swk, release_id: RELEASE_ID.to_owned() };
         Ok(if script == Script::Empty { TransferKeyResponse::default() } else { answer })
     }
 }
