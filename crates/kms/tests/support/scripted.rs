@@ -126,7 +126,7 @@ async fn converse(connection: usize, tcp: TcpStream, tls: TlsAcceptor, script: &
             Reaction::AnswerAndStall(bytes) => {
                 stream.write_all(&bytes).await.ok()?;
                 stream.flush().await.ok()?;
-                std::future::pending().await;
+                std::future::pending::<()>().await;
             }
             Reaction::Silence => std::future::pending().await,
         }
