@@ -165,11 +165,35 @@ impl BucketHandle {
 
     /// The keys that were ever written and not purged, in no order; a deleted record's key may be among them.
     pub async fn keys(&self) -> Result<Vec<String>, BucketError> {
+        self.keys_matching(">").await
+    }
+
+    /// Of [`Self::keys`], those that are `prefix` and one more token, or just one token if `prefix` is empty. A token ends
+    /// at a dot.
+    pub async fn keys_under(&self, prefix: &str) -> Result<Vec<String>, BucketError> {
+        if prefix.is_empty() {
+            return self.keys_matching("*").await;
+        }
+        self.subject(prefix)?;
+        self.keys_matching(&format!("{prefix}.*")).await
+    }
+
+    /// The server tells subjects in portions.
+    async fn keys_matching(&self, filter: &str) -> Result<Vec<String>, BucketError> {
         let prefix = self.subject_prefix();
-        let answer = self.api("STREAM.INFO", &json!({ "subjects_filter": format!("{prefix}>") })).await?;
-        let info: InfoAnswer = serde_json::from_slice(&answer).map_err(|_| self.malformed())?;
-        let subjects = info.state.ok_or_else(|| self.malformed())?.subjects;
-        Ok(subjects.keys().filter_map(|subject| subject.strip_prefix(&prefix)).map(str::to_owned).collect())
+        let (mut keys, mut offset) = (Vec::new(), 0);
+        loop {
+            let request = json!({ "subjects_filter": format!("{prefix}{filter}"), "offset": offset });
+            let answer = self.api("STREAM.INFO", &request).await?;
+            let info: InfoAnswer = serde_json::from_slice(&answer).map_err(|_| self.malformed())?;
+            let subjects = info.state.ok_or_else(|| self.malformed())?.subjects;
+            let told = u64::try_from(subjects.len()).unwrap_or(u64::MAX);
+            keys.extend(subjects.into_keys().filter_map(|subject| subject.strip_prefix(&prefix).map(str::to_owned)));
+            offset += told;
+            if told == 0 || offset >= info.total {
+                return Ok(keys);
+            }
+        }
     }
 
     async fn write(&self, key: &str, value: Bytes, revision: u64, lifetime: Option<Duration>) -> Result<u64, BucketError> {
@@ -264,6 +288,9 @@ struct ApiError {
 #[derive(Deserialize)]
 struct InfoAnswer {
     state: Option<InfoState>,
+    /// How many subjects there are in all portions.
+    #[serde(default)]
+    total: u64,
 }
 #[derive(Deserialize)]
 struct InfoState {

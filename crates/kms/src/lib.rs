@@ -76,6 +76,12 @@ pub trait Kms: Send + Sync + fmt::Debug {
         self.fetch(key, spec).await.map(FetchedKey::Material)
     }
 
+    /// Whether [`release`](Self::release) may give a key whose bytes [`fetch`](Self::fetch) does not: because the KMS wraps by
+    /// itself, or asks for the TD's token.
+    fn releases_unseen(&self) -> bool {
+        false
+    }
+
     /// Ends a key's use; it can be inspected but no longer fetched.
     async fn revoke(&self, key: &KeyRef, why: Revocation) -> Result<(), KmsError>;
 

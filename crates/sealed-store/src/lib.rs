@@ -170,6 +170,12 @@ impl SealedStore {
         self.bucket.keys().await.map_err(StoreError::Bucket)
     }
 
+    /// As [`Self::names`], those that are `prefix`, a dot and one more part without dots; with an empty `prefix`, those
+    /// without a dot.
+    pub async fn names_under(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.bucket.keys_under(prefix).await.map_err(StoreError::Bucket)
+    }
+
     async fn write(&self, name: &str, value: &[u8], replaced: u64) -> Result<u64, StoreError> {
         if value.len() > VALUE_BYTES_MAX {
             return Err(StoreError::TooLarge { name: name.to_owned(), bytes: value.len() });

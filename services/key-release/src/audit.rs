@@ -75,14 +75,13 @@ impl Audit {
         self.store(AuditRecord { at: Some(now()), ..record }).await
     }
 
-    /// What was recorded as about to be done to a user was not done.
-    pub(crate) async fn undone(&self, admin: &Admin, user_id: &str, denial: &Denial) {
+    /// What was recorded as about to be done was not done.
+    pub(crate) async fn undone(&self, admin: &Admin, about: AuditRecord, denial: &Denial) {
         let record = AuditRecord {
             decision: AuditDecision::Denied.into(),
             reason: denial.reason().into(),
-            user_id: user_id.to_owned(),
             detail: format!("not done: {denial}"),
-            ..AuditRecord::default()
+            ..about
         };
         let _counted = self.administered(admin, record).await;
     }

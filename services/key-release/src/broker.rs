@@ -9,7 +9,8 @@ use keyferry_contract::{
         key_broker_server::KeyBroker, transfer_key_request,
     },
 };
-use keyferry_identifiers::KeyId;
+use keyferry_identifiers::{KeyId, PolicyId};
+use keyferry_key_transfer_policy::DOCUMENT_BYTES_MAX;
 use keyferry_trust_authority::Evidence;
 use tonic::{Request, Response, Status};
 
@@ -17,8 +18,8 @@ use crate::{
     Denial,
     audit::claim_result,
     fetched::ReleasedKey,
-    release::{Credential, Release},
-    users::{Users, authenticated},
+    release::{Asked, Credential, Release},
+    users::{Permission, Users, authenticated},
 };
 
 /// The bounds of a nonce's members, as the contract states them.
@@ -58,18 +59,35 @@ impl KeyBroker for Broker {
         let admin = authenticated(&self.users, &request).await?;
         let request = request.into_inner();
         let explanation = async {
+            admin.require(Permission::PoliciesSearch)?;
+            let asked = asked(&request.key_id, &request.policy_id, request.policy_version, request.document)?;
             let token = bounded("token", request.token, TOKEN_BYTES_MAX)?;
-            self.release.explain(&admin, key_id(&request.key_id)?, &token).await
+            self.release.explain(&admin, asked, &token).await
         };
         let explanation = explanation.await.map_err(|denial| denial.status())?;
+        let (policy_id, policy_version) = explanation.policy.map(|(id, version)| (id.to_string(), version)).unwrap_or_default();
         Ok(Response::new(ExplainPolicyResponse {
             permitted: explanation.reason.is_none(),
             reason: explanation.reason.unwrap_or(Reason::Unspecified).into(),
             claims: explanation.comparisons.iter().map(claim_result).collect(),
-            policy_id: explanation.policy_id.to_string(),
-            policy_version: explanation.version,
+            policy_id,
+            policy_version,
         }))
     }
+}
+
+/// Exactly one of three.
+fn asked(key: &str, policy: &str, version: u32, document: String) -> Result<Asked, Denial> {
+    match (key, policy, document.as_str()) {
+        (key, "", "") if !key.is_empty() => key_id(key).map(Asked::Key),
+        ("", policy, "") if !policy.is_empty() => Ok(Asked::Policy(policy_id(policy)?, Some(version).filter(|version| *version > 0))),
+        ("", "", text) if !text.is_empty() => bounded("document", document, DOCUMENT_BYTES_MAX).map(Asked::Document),
+        _ => Err(Denial::malformed("policy", "is not one: give exactly one of key_id, policy_id and document")),
+    }
+}
+
+pub(crate) fn policy_id(text: &str) -> Result<PolicyId, Denial> {
+    PolicyId::parse(text).map_err(|_| Denial::malformed("policy_id", "is not a UUID in canonical form (8-4-4-4-12 hex digits)"))
 }
 
 pub(crate) fn key_id(text: &str) -> Result<KeyId, Denial> {

@@ -4,13 +4,18 @@ use std::{future::Future, sync::Arc, time::Instant};
 
 use keyferry_key_transfer_policy::Permitted;
 use keyferry_key_wrap::{ExportPublicKey, HeldPublicKey, KeyMaterial, KmsWrappedKey, WrappedKey, export, wrap};
-use keyferry_kms::{AttestedTd, FetchedKey, KeyRef, KeySpec, Kms, KmsError, Revocation, fingerprint, fingerprint_matches};
+use keyferry_kms::{AttestedTd, FetchedKey, KeyRef, KeySpec, Kms, KmsError, ReleaseRules, fingerprint, fingerprint_matches};
 use keyferry_sealed_store::StoreKey;
 use keyferry_telemetry::{SpanAttributes, names, spans};
 use tracing::Instrument;
 use zeroize::Zeroizing;
 
-use crate::{Denial, audit::Acknowledged, records::KeyRecord, users::Admin};
+use crate::{
+    Denial,
+    audit::Acknowledged,
+    records::{Fingerprint, KeyRecord},
+    users::Admin,
+};
 
 const FINGERPRINT_PURPOSE: &str = "key fingerprints, HMAC-SHA-256";
 
@@ -85,8 +90,10 @@ impl Keys {
         if record.kms_kind == connected { Ok(()) } else { Err(Denial::OtherKms { recorded: record.kms_kind.clone(), connected }) }
     }
 
+    /// A key without a fingerprint is one that the KMS never shows: bytes of it are a surprise.
     fn refuse_other_bytes(&self, record: &KeyRecord, material: &KeyMaterial) -> Result<(), Denial> {
-        let same = fingerprint_matches(&self.fingerprint_key, material, &record.fingerprint);
+        let recorded = record.fingerprint.ok_or(Denial::FingerprintMismatch)?;
+        let same = fingerprint_matches(&self.fingerprint_key, material, &recorded.0);
         if same { Ok(()) } else { Err(Denial::FingerprintMismatch) }
     }
 
@@ -94,11 +101,11 @@ impl Keys {
         Ok(self.call("get", self.kms.fetch(key, spec)).await?)
     }
 
-    /// Makes a key; returns its reference and fingerprint. A key that cannot be fetched is taken back.
-    pub(crate) async fn create(&self, _proof: &Admin, spec: &KeySpec) -> Result<(KeyRef, [u8; 32]), Denial> {
+    /// Makes a key. One that cannot be fetched is taken back.
+    pub(crate) async fn create(&self, _proof: &Admin, spec: &KeySpec) -> Result<(KeyRef, Option<Fingerprint>), Denial> {
         let key = self.call("create", self.kms.create(spec)).await?;
-        match self.material(&key, spec).await {
-            Ok(material) => Ok((key, fingerprint(&self.fingerprint_key, &material))),
+        match self.seen(&key, spec).await {
+            Ok(fingerprint) => Ok((key, fingerprint)),
             Err(denial) => {
                 self.discard(&key).await;
                 Err(denial)
@@ -106,19 +113,57 @@ impl Keys {
         }
     }
 
-    /// Takes on a key that is in the KMS already; returns its fingerprint.
-    pub(crate) async fn adopt(&self, _proof: &Admin, key: &KeyRef, spec: &KeySpec) -> Result<[u8; 32], Denial> {
-        let material = self.material(key, spec).await?;
-        Ok(fingerprint(&self.fingerprint_key, &material))
+    /// Brings a key into the KMS: raw bytes for AES, PKCS#8 in DER or PEM for RSA and EC.
+    pub(crate) async fn register(
+        &self,
+        _proof: &Admin,
+        spec: &KeySpec,
+        bytes: Zeroizing<Vec<u8>>,
+    ) -> Result<(KeyRef, Option<Fingerprint>), Denial> {
+        let reader = spec.clone();
+        let read = tokio::task::spawn_blocking(move || reader.read_material(&bytes)).await;
+        let material = read.map_err(|_| Denial::Internal("reading a key ended without a result"))?.map_err(|error| match error {
+            KmsError::KeyMismatch { field } => Denial::malformed("key_data", format_args!("is not such a key: see its {field}")),
+            other => other.into(),
+        })?;
+        let key = self.call("register", self.kms.register(spec, &material)).await?;
+        Ok((key, Some(self.fingerprint(&material))))
+    }
+
+    /// Takes on a key that is in the KMS already, if it is what the record will say.
+    pub(crate) async fn adopt(&self, _proof: &Admin, key: &KeyRef, spec: &KeySpec) -> Result<Option<Fingerprint>, Denial> {
+        self.seen(key, spec).await
+    }
+
+    /// That the key is there and what it should be. A KMS that keeps its keys to itself can only be asked about them.
+    async fn seen(&self, key: &KeyRef, spec: &KeySpec) -> Result<Option<Fingerprint>, Denial> {
+        match self.material(key, spec).await {
+            Ok(material) => Ok(Some(self.fingerprint(&material))),
+            Err(Denial::Kms(KmsError::KeyNotReleasable)) if self.kms.releases_unseen() => {
+                let found = self.call("inspect", self.kms.inspect(key)).await?;
+                ReleaseRules { accept_missing_usage_mask: true, ..ReleaseRules::default() }.check(key, spec, &found)?;
+                Ok(None)
+            }
+            Err(denial) => Err(denial),
+        }
+    }
+
+    fn fingerprint(&self, material: &KeyMaterial) -> Fingerprint {
+        Fingerprint(fingerprint(&self.fingerprint_key, material))
+    }
+
+    /// Destroys a key that the broker made. That it is gone already is what was wanted.
+    pub(crate) async fn destroy(&self, _proof: &Admin, record: &KeyRecord) -> Result<(), Denial> {
+        self.refuse_other_kms(record)?;
+        match self.call("destroy", self.kms.destroy(&record.reference()?)).await {
+            Ok(()) | Err(KmsError::KeyNotFound | KmsError::KeyDestroyed) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes back a key that was just made and could not be recorded.
     pub(crate) async fn discard(&self, key: &KeyRef) {
-        let discard = async {
-            self.kms.revoke(key, Revocation::Retired).await?;
-            self.kms.destroy(key).await
-        };
-        if let Err(error) = self.call("destroy", discard).await {
+        if let Err(error) = self.call("destroy", self.kms.destroy(key)).await {
             tracing::warn!(kms_ref = key.as_str(), %error, "a key that could not be recorded is left in the KMS");
         }
     }

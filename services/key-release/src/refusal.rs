@@ -93,6 +93,9 @@ pub enum Denial {
     /// The key has no policy, or its policy is gone.
     #[error("the key has no key transfer policy, or its policy is gone")]
     PolicyNotFound,
+    /// Keys are under the policy.
+    #[error("a key is under this policy: put it under another one, or delete it, first")]
+    PolicyInUse,
     /// An administrator's policy document is refused, or a stored one is no longer read.
     #[error("policy document: {0}")]
     PolicyDocument(#[from] PolicyError),
@@ -185,6 +188,7 @@ impl Denial {
             Self::Policy(PolicyDenial::Mismatch { .. }) => Reason::PolicyMismatch,
             Self::Policy(PolicyDenial::RuleFailed { .. }) => Reason::PolicyRuleFailed,
             Self::PolicyNotFound => Reason::PolicyNotFound,
+            Self::PolicyInUse => Reason::PolicyInUse,
             Self::KeyNotFound => Reason::KeyNotFound,
             Self::FingerprintMismatch => Reason::KeyMismatch,
             Self::OtherKms { .. } => Reason::KmsUnavailable,

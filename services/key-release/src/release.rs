@@ -10,7 +10,7 @@ use keyferry_attestation_token::{AuthenticToken, Nonce};
 use keyferry_bus::{AuditLog, Bus};
 use keyferry_contract::Reason;
 use keyferry_identifiers::{KeyId, PolicyId, ReleaseId};
-use keyferry_key_transfer_policy::{Comparison, PolicyDenial, evaluate, explain};
+use keyferry_key_transfer_policy::{Comparison, Policy, PolicyDenial, evaluate, explain};
 use keyferry_kms::Kms;
 use keyferry_lifecycle::clock;
 use keyferry_sealed_store::StoreKey;
@@ -94,10 +94,20 @@ pub(crate) struct Released {
 
 /// How a token fares against a policy.
 pub(crate) struct Explanation {
-    pub(crate) policy_id: PolicyId,
-    pub(crate) version: u32,
+    /// Id and version, if it is a stored one.
+    pub(crate) policy: Option<(PolicyId, u32)>,
     pub(crate) reason: Option<Reason>,
     pub(crate) comparisons: Vec<Comparison>,
+}
+
+/// Which policy is to be explained.
+pub(crate) enum Asked {
+    /// The one that governs this key.
+    Key(KeyId),
+    /// A stored one; `None`: its current version.
+    Policy(PolicyId, Option<u32>),
+    /// One that is not stored.
+    Document(String),
 }
 
 impl Release {
@@ -170,15 +180,25 @@ impl Release {
         Ok(nonce.map_err(|_| Denial::DeadlineExceeded)??)
     }
 
-    /// For administrators: every comparison of a token with a key's policy.
-    pub(crate) async fn explain(&self, admin: &Admin, key_id: KeyId, token: &str) -> Result<Explanation, Denial> {
+    /// For administrators: every comparison of a token with a policy.
+    pub(crate) async fn explain(&self, admin: &Admin, asked: Asked, token: &str) -> Result<Explanation, Denial> {
         admin.require(Permission::PoliciesSearch)?;
+        let records = &self.0.records;
+        let rule = match &asked {
+            Asked::Key(id) => Ok(records.rule(&records.key(*id).await?).await?),
+            Asked::Policy(id, None) => Ok(records.policy(*id).await?.rule()?),
+            Asked::Policy(id, Some(version)) => Ok(records.policy_version(*id, *version).await?.rule()?),
+            Asked::Document(document) => Err(Policy::parse(document)?),
+        };
         let token = self.0.verify(token).await?;
-        let key = self.0.records.key(key_id).await?;
-        let rule = self.0.records.rule(&key).await?;
-        let comparisons = explain(&rule.policy, &token);
-        let reason = evaluate(&rule.policy, token, key_id).err().map(|denial| Denial::from(denial).reason());
-        Ok(Explanation { policy_id: rule.policy_id, version: rule.version, reason, comparisons })
+        let (policy, stored) = match &rule {
+            Ok(rule) => (&*rule.policy, Some((rule.policy_id, rule.version))),
+            Err(policy) => (policy, None),
+        };
+        let key_id = if let Asked::Key(id) = asked { id } else { KeyId::random() };
+        let comparisons = explain(policy, &token);
+        let reason = evaluate(policy, token, key_id).err().map(|denial| Denial::from(denial).reason());
+        Ok(Explanation { policy: stored, reason, comparisons })
     }
 }
 

@@ -24,7 +24,7 @@ use tonic::{Status, server::NamedService, service::Routes};
 
 use crate::{
     Denial,
-    administration::Administration,
+    administration::{Administration, AdministrationService},
     broker::Broker,
     connections::Bounded,
     release::Release,
@@ -55,12 +55,12 @@ const DRAIN: Duration = Duration::from_secs(19);
 pub async fn router(release: &Release, users: &Users, trust: Trust) -> Result<Router, tonic_reflection::server::Error> {
     let broker = Broker { release: release.clone(), users: users.clone() };
     let broker = KeyBrokerServer::new(broker).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let administration = Administration { release: release.clone(), users: users.clone() };
+    let administration = AdministrationService { administration: Administration::new(release), users: users.clone() };
     let administration = KeyAdministrationServer::new(administration).max_decoding_message_size(REQUEST_BYTES_MAX);
     let user_administration = UserAdministrationServer::new(UserService(users.clone())).max_decoding_message_size(REQUEST_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<KeyBrokerServer<Broker>>().await;
-    reporter.set_serving::<KeyAdministrationServer<Administration>>().await;
+    reporter.set_serving::<KeyAdministrationServer<AdministrationService>>().await;
     reporter.set_serving::<UserAdministrationServer<UserService>>().await;
     // The descriptors hold the whole contract; only what is served here is listed.
     let reflection = || {
@@ -68,7 +68,7 @@ pub async fn router(release: &Release, users: &Users, trust: Trust) -> Result<Ro
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .with_service_name(KeyBrokerServer::<Broker>::NAME)
-            .with_service_name(KeyAdministrationServer::<Administration>::NAME)
+            .with_service_name(KeyAdministrationServer::<AdministrationService>::NAME)
             .with_service_name(UserAdministrationServer::<UserService>::NAME)
             .with_service_name("grpc.health.v1.Health")
     };

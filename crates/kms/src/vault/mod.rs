@@ -199,6 +199,10 @@ impl Kms for VaultKms {
         }
     }
 
+    fn releases_unseen(&self) -> bool {
+        self.server.wrap_for_td
+    }
+
     async fn revoke(&self, key: &KeyRef, why: Revocation) -> Result<(), KmsError> {
         let (server, asker) = (&self.server, self.server.administrator()?);
         server

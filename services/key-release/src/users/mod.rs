@@ -406,7 +406,8 @@ impl Users {
     /// A change that was recorded and then did not happen is recorded too.
     async fn recorded<T>(&self, admin: &Admin, id: UserId, result: Result<T, Denial>) -> Result<T, Denial> {
         if let Err(denial) = &result {
-            self.0.release.audit().undone(admin, &id.to_string(), denial).await;
+            let about = AuditRecord { user_id: id.to_string(), ..AuditRecord::default() };
+            self.0.release.audit().undone(admin, about, denial).await;
         }
         result
     }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use keyferry_key_wrap::KeyMaterial;
-use keyferry_kms::{DevKms, KeyDescription, KeyRef, KeySpec, Kms, KmsError, Revocation};
+use keyferry_kms::{DevKms, KeyDescription, KeyRef, KeySpec, KeyState, Kms, KmsError, Revocation};
 
 const SOUND: u8 = 0;
 const DOWN: u8 = 1;
@@ -46,6 +46,10 @@ impl BrokenKms {
     }
     pub(crate) fn recover(&self) {
         self.state.store(SOUND, Ordering::SeqCst);
+    }
+    /// The state of a key; `None` if there is none.
+    pub(crate) async fn state_of(&self, key: &KeyRef) -> Option<KeyState> {
+        self.inner.inspect(key).await.ok()?.state
     }
     fn reach(&self) -> Result<&DevKms, KmsError> {
         match self.state.load(Ordering::SeqCst) {

@@ -97,7 +97,7 @@ impl Stack {
         let config = DevConfig { file: directory.path().join("keys"), key_file: directory.path().join("keys.key") };
         let kms = Arc::new(BrokenKms::new(DevKms::open(&config).await.unwrap()));
         let roots = RootsConfig::Ders(vec![authority.certificate_der().to_vec()]);
-        let settings = Settings::new(&verifier.url, roots.clone(), "api key".into());
+        let settings = Settings::new(&verifier.url, roots, "api key".into());
         let store_key = Arc::new(StoreKey::generate().unwrap());
         let audit = AuditLog::new(bus.clone(), AuditKey::generate().unwrap(), Timestamp::default);
         let release = Release::new(Parts {
@@ -110,13 +110,7 @@ impl Stack {
         });
         let users = Users::new(&release, &bus, &store_key, &UsersConfig::default().settings());
         users.bootstrap(Some(&("admin".to_owned(), Secret::new(PASSWORD.to_owned())))).await.unwrap();
-        let router = surface::router(&release, &users, Trust::Adopt).await.unwrap();
-        let issued = authority.issue_server(&["127.0.0.1"], clock::now(), 30).unwrap();
-        let tls = server_config_from_issued(&issued, ALPN_GRPC).unwrap();
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(surface::serve(listener, tls, router, std::future::pending()));
-        let channel = grpc_channel(&format!("https://{address}"), &client_config(&roots, false).unwrap()).unwrap();
+        let (address, channel) = listen(&release, &users, &authority).await;
         Self { nats, verifier, kms, address, channel, authority, release, users, store_key, directory }
     }
 
@@ -137,6 +131,22 @@ impl Stack {
         let users = Users::new(&self.release, &bus, &self.store_key, &UsersConfig::default().settings());
         users.bootstrap(None).await.unwrap();
         users
+    }
+
+    /// The administration of another replica: nothing shared but the bus, the store key and the KMS.
+    pub(crate) async fn administration_elsewhere(&self) -> KeyAdministrationClient<Channel> {
+        let bus = self.nats.connect(Role::KeyRelease).await.unwrap();
+        let release = Release::new(Parts {
+            bus: bus.clone(),
+            audit: AuditLog::new(bus.clone(), AuditKey::generate().unwrap(), Timestamp::default),
+            store_key: self.store_key.clone(),
+            issuers: Arc::new(Issuers::open(&[issuer_config(self.directory.path(), &self.authority, &self.verifier)]).unwrap()),
+            kms: self.kms.clone(),
+            verifier: None,
+        });
+        let users = Users::new(&release, &bus, &self.store_key, &UsersConfig::default().settings());
+        users.bootstrap(None).await.unwrap();
+        KeyAdministrationClient::new(listen(&release, &users, &self.authority).await.1)
     }
 
     /// The administrator, to the functions behind the surfaces.
@@ -197,6 +207,18 @@ pub(crate) fn basic(name: &str, password: &str) -> String {
 /// Somebody with a name and a password at an address.
 pub(crate) fn caller(name: &str, password: &str, address: &str) -> Caller {
     Caller { authorization: Some(basic(name, password)), address: Some(address.parse().unwrap()) }
+}
+
+/// Serves gRPC; returns where, and a client's channel.
+async fn listen(release: &Release, users: &Users, authority: &CertificateAuthority) -> (SocketAddr, Channel) {
+    let router = surface::router(release, users, Trust::Adopt).await.unwrap();
+    let issued = authority.issue_server(&["127.0.0.1"], clock::now(), 30).unwrap();
+    let tls = server_config_from_issued(&issued, ALPN_GRPC).unwrap();
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(surface::serve(listener, tls, router, std::future::pending()));
+    let roots = RootsConfig::Ders(vec![authority.certificate_der().to_vec()]);
+    (address, grpc_channel(&format!("https://{address}"), &client_config(&roots, false).unwrap()).unwrap())
 }
 
 /// A request of the administrator.
