@@ -108,6 +108,8 @@ declare! { Attribute, ATTRIBUTES,
     STREAM = "keyferry.stream";
     /// What a gauge about an expiry is about.
     KIND = "keyferry.kind";
+    /// The id a caller gave its request, or was given; spans only.
+    REQUEST_ID = "keyferry.request.id";
     /// A trace id that a caller claimed and we did not adopt.
     REMOTE_TRACE_ID = "keyferry.remote.trace_id";
     /// A model's name; spans only.

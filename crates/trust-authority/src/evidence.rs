@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::TrustAuthorityError;
 
-/// TDX evidence, as bytes.
+/// Evidence of a TD or an enclave, as bytes.
 #[derive(Clone)]
 pub struct Evidence {
     /// The quote as the platform returned it.
@@ -38,11 +38,21 @@ struct AttestRequest<'a> {
     policy_ids: &'a [Uuid],
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     policy_must_match: bool,
-    tdx: TdxEvidence,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tdx: Option<QuoteEvidence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sgx: Option<QuoteEvidence>,
+}
+
+/// Whose quote it is.
+#[derive(Clone, Copy)]
+pub(crate) enum Quoted {
+    TrustDomain,
+    Enclave,
 }
 
 #[derive(Serialize)]
-struct TdxEvidence {
+struct QuoteEvidence {
     quote: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     runtime_data: Option<String>,
@@ -66,23 +76,24 @@ struct TokenAnswer {
 
 impl Evidence {
     /// The composite (v2) request body.
-    pub(crate) fn to_json(&self) -> Result<Vec<u8>, TrustAuthorityError> {
+    pub(crate) fn to_json(&self, quoted: Quoted) -> Result<Vec<u8>, TrustAuthorityError> {
         let present = |bytes: &[u8]| (!bytes.is_empty()).then(|| BASE64_STANDARD.encode(bytes));
         let verifier_nonce = self.nonce.as_ref().map(|nonce| NonceText {
             val: BASE64_STANDARD.encode(&nonce.val),
             iat: BASE64_STANDARD.encode(&nonce.iat),
             signature: BASE64_STANDARD.encode(&nonce.signature),
         });
-        let request = AttestRequest {
-            policy_ids: &self.policy_ids,
-            policy_must_match: self.policy_must_match,
-            tdx: TdxEvidence {
-                quote: BASE64_STANDARD.encode(&self.quote),
-                runtime_data: present(&self.user_data),
-                verifier_nonce,
-                event_log: present(&self.event_log),
-            },
+        let evidence = QuoteEvidence {
+            quote: BASE64_STANDARD.encode(&self.quote),
+            runtime_data: present(&self.user_data),
+            verifier_nonce,
+            event_log: present(&self.event_log),
         };
+        let (tdx, sgx) = match quoted {
+            Quoted::TrustDomain => (Some(evidence), None),
+            Quoted::Enclave => (None, Some(evidence)),
+        };
+        let request = AttestRequest { policy_ids: &self.policy_ids, policy_must_match: self.policy_must_match, tdx, sgx };
         serde_json::to_vec(&request).map_err(|_| TrustAuthorityError::Malformed { field: "request" })
     }
 }

@@ -16,6 +16,7 @@ use std::{fmt, path::Path, sync::Arc, time::Duration};
 
 pub use error::TrustAuthorityError;
 pub use evidence::Evidence;
+use evidence::Quoted;
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_client::HttpClient;
 use keyferry_attestation_token::{JWKS_BYTES_MAX, Nonce, TOKEN_CHARACTERS_MAX};
@@ -95,9 +96,18 @@ impl TrustAuthority {
         evidence::nonce_from_json(&answer)
     }
 
-    /// Has evidence appraised. The answer is a compact JWS that nobody has verified yet.
+    /// Has a TD's evidence appraised. The answer is a compact JWS that nobody has verified yet.
     pub async fn attest(&self, evidence: &Evidence) -> Result<String, TrustAuthorityError> {
-        let body = evidence.to_json()?;
+        self.appraise(evidence, Quoted::TrustDomain).await
+    }
+
+    /// The same for an SGX enclave's evidence.
+    pub async fn attest_enclave(&self, evidence: &Evidence) -> Result<String, TrustAuthorityError> {
+        self.appraise(evidence, Quoted::Enclave).await
+    }
+
+    async fn appraise(&self, evidence: &Evidence, quoted: Quoted) -> Result<String, TrustAuthorityError> {
+        let body = evidence.to_json(quoted)?;
         if body.len() > REQUEST_BYTES_MAX {
             return Err(TrustAuthorityError::RequestTooLarge { bytes: body.len(), max: REQUEST_BYTES_MAX });
         }

@@ -18,14 +18,14 @@ use crate::{
     Denial,
     audit::claim_result,
     fetched::ReleasedKey,
-    release::{Asked, Credential, Release},
+    release::{Asked, AttestationType, Credential, Release},
     users::{Permission, Users, authenticated},
 };
 
 /// The bounds of a nonce's members, as the contract states them.
-const NONCE_VAL_BYTES_MAX: usize = 256;
-const NONCE_IAT_BYTES_MAX: usize = 64;
-const NONCE_SIGNATURE_BYTES_MAX: usize = 1024;
+pub(crate) const NONCE_VAL_BYTES_MAX: usize = 256;
+pub(crate) const NONCE_IAT_BYTES_MAX: usize = 64;
+pub(crate) const NONCE_SIGNATURE_BYTES_MAX: usize = 1024;
 
 pub(crate) struct Broker {
     pub(crate) release: Release,
@@ -98,7 +98,7 @@ fn credential(credential: Option<transfer_key_request::Credential>) -> Result<Cr
     match credential {
         Some(transfer_key_request::Credential::Token(token)) => bounded("token", token, TOKEN_BYTES_MAX).map(Credential::Token),
         Some(transfer_key_request::Credential::Evidence(message)) => {
-            evidence(message).map(|evidence| Credential::Evidence(Box::new(evidence)))
+            evidence(message).map(|evidence| Credential::Evidence(AttestationType::Tdx, Box::new(evidence)))
         }
         None => Err(Denial::malformed("credential", "is missing: send a token or evidence")),
     }

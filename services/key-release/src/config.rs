@@ -15,7 +15,10 @@ use keyferry_telemetry::Trust;
 use keyferry_tls::ServerCertificate;
 use serde::Deserialize;
 
-use crate::users::{LockoutSettings, UserSettings, VALIDITY_MAX, check_password, check_username};
+use crate::{
+    rest::ClientLimits,
+    users::{LockoutSettings, UserSettings, VALIDITY_MAX, check_password, check_username},
+};
 
 /// The settings of key-release.
 #[derive(Debug, Deserialize)]
@@ -50,6 +53,9 @@ pub struct Config {
     /// How users get in. Since 0.2.
     #[serde(default)]
     pub users: UsersConfig,
+    /// How much one address may cause without a credential. Since 0.2.
+    #[serde(default)]
+    pub client_limits: ClientLimits,
     /// What a caller's trace context is worth. Since 0.1.
     #[serde(default)]
     pub trace_context: TraceContext,
@@ -249,6 +255,14 @@ impl ServiceConfig for Config {
             }
             if !issuer.jwks_url.starts_with("https://") {
                 mistakes.push(Mistake::new(setting("jwks_url"), "must begin with https://"));
+            }
+        }
+        let limits = self.client_limits;
+        for (name, value) in
+            [("refused_transfers_per_second", limits.refused_transfers_per_second), ("challenges_per_second", limits.challenges_per_second)]
+        {
+            if !(1..=10_000).contains(&value) {
+                mistakes.push(Mistake::new(format!("client_limits.{name}"), "must be 1 to 10000"));
             }
         }
         if let Some(verifier) = self.verifier.as_ref().filter(|verifier| !verifier.api_url.starts_with("https://")) {

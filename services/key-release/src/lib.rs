@@ -25,6 +25,7 @@ pub mod issuers;
 mod records;
 pub mod refusal;
 pub mod release;
+pub mod rest;
 mod serve;
 pub mod surface;
 pub mod users;

@@ -45,6 +45,17 @@ pub enum Denial {
     /// Evidence without a nonce.
     #[error("the evidence carries no nonce")]
     NonceMissing,
+    /// Evidence without a quote.
+    #[error("the evidence carries no quote")]
+    EvidenceIncomplete,
+    /// Evidence, or a token, of another type than the policy is for.
+    #[error("the evidence is of type {got}, the policy asks for {wanted}")]
+    AttestationType {
+        /// Of the policy.
+        wanted: &'static str,
+        /// As the caller said.
+        got: &'static str,
+    },
     /// No, or no valid, administrator's credential.
     #[error("no valid administrator's credential")]
     Unauthenticated,
@@ -173,6 +184,7 @@ impl Denial {
             }
             Self::TooLarge { .. } | Self::RequestTooLarge { .. } => Reason::RequestTooLarge,
             Self::NonceMissing => Reason::NonceMissing,
+            Self::EvidenceIncomplete => Reason::QuoteMalformed,
             Self::Unauthenticated => Reason::Unauthenticated,
             Self::PermissionMissing { .. } => Reason::PermissionDenied,
             Self::LockedOut => Reason::LockedOut,
@@ -185,7 +197,7 @@ impl Denial {
             Self::TokenForeign => Reason::TokenForeign,
             Self::HeldDataAbsent | Self::HeldData(_) => Reason::HeldDataInvalid,
             Self::Policy(PolicyDenial::TrustAnchor { .. }) => Reason::TrustAnchorNotAllowed,
-            Self::Policy(PolicyDenial::Mismatch { .. }) => Reason::PolicyMismatch,
+            Self::AttestationType { .. } | Self::Policy(PolicyDenial::Mismatch { .. }) => Reason::PolicyMismatch,
             Self::Policy(PolicyDenial::RuleFailed { .. }) => Reason::PolicyRuleFailed,
             Self::PolicyNotFound => Reason::PolicyNotFound,
             Self::PolicyInUse => Reason::PolicyInUse,
@@ -209,11 +221,11 @@ impl Denial {
         self.reason().decision()
     }
 
-    /// What the caller sees: code, advice, and `google.rpc.ErrorInfo` with the reason's label. Only where the fault is in
-    /// the caller's own input does the text name it; claims, policies and errors of other systems never leave.
-    pub fn status(&self) -> Status {
+    /// What the caller reads: the reason's label, and advice. Only where the fault is in the caller's own input does the
+    /// text name it; claims, policies and errors of other systems never leave.
+    pub(crate) fn public_text(&self) -> String {
         let advice = self.reason().advice();
-        let text = match self {
+        match self {
             Self::Malformed { .. }
             | Self::TooLarge { .. }
             | Self::RequestTooLarge { .. }
@@ -224,12 +236,17 @@ impl Denial {
             | Self::HeldData(_)
             | Self::Wrap(WrapError::TooLong { .. }) => format!("{}: {self}", advice.label),
             _ => format!("{}: {}", advice.label, advice.text),
-        };
+        }
+    }
+
+    /// What a gRPC caller sees: code, text, and `google.rpc.ErrorInfo` with the reason's label.
+    pub fn status(&self) -> Status {
+        let advice = self.reason().advice();
         let mut details = ErrorDetails::with_error_info(advice.label, DOMAIN, HashMap::new());
         if let Retry::AfterSeconds(seconds) = advice.retry {
             details.set_retry_info(Some(Duration::from_secs(seconds)));
         }
-        Status::with_error_details(advice.grpc, text, details)
+        Status::with_error_details(advice.grpc, self.public_text(), details)
     }
 }
 

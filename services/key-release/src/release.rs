@@ -82,8 +82,31 @@ struct Inner {
 pub(crate) enum Credential {
     /// Passport mode: a compact JWS.
     Token(String),
-    /// Background-check mode.
-    Evidence(Box<Evidence>),
+    /// Background-check mode: evidence, and of what type the caller says it is.
+    Evidence(AttestationType, Box<Evidence>),
+}
+
+/// What a policy is for, and evidence of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AttestationType {
+    Tdx,
+    Sgx,
+}
+
+impl AttestationType {
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            Self::Tdx => "TDX",
+            Self::Sgx => "SGX",
+        }
+    }
+}
+
+fn attestation_type(rule: &Rule) -> AttestationType {
+    match rule.policy.attestation_type() {
+        keyferry_key_transfer_policy::AttestationType::Tdx => AttestationType::Tdx,
+        keyferry_key_transfer_policy::AttestationType::Sgx => AttestationType::Sgx,
+    }
 }
 
 /// A decided, recorded release.
@@ -180,6 +203,13 @@ impl Release {
         Ok(nonce.map_err(|_| Denial::DeadlineExceeded)??)
     }
 
+    /// What a client needs to attest for a key: the type of evidence its policy asks for, and a nonce.
+    pub(crate) async fn challenge(&self, key_id: KeyId) -> Result<(AttestationType, Nonce), Denial> {
+        let key = self.0.records.key(key_id).await?;
+        let rule = self.0.records.rule(&key).await?;
+        Ok((attestation_type(&rule), self.nonce().await?))
+    }
+
     /// For administrators: every comparison of a token with a policy.
     pub(crate) async fn explain(&self, admin: &Admin, asked: Asked, token: &str) -> Result<Explanation, Denial> {
         admin.require(Permission::PoliciesSearch)?;
@@ -207,7 +237,7 @@ impl Inner {
         let started = Instant::now();
         let mode = match credential {
             Credential::Token(_) => Mode::Passport,
-            Credential::Evidence(_) => Mode::BackgroundCheck,
+            Credential::Evidence(..) => Mode::BackgroundCheck,
         };
         let mut case = Case::new(key_id, mode);
         let result = match self.transfers.try_acquire() {
@@ -238,22 +268,22 @@ impl Inner {
 
     /// `AuthenticToken -> Permitted -> Fetched -> Wrapped`.
     async fn decide(&self, case: &mut Case, credential: Credential) -> Result<Wrapped, Denial> {
-        let (token, key, rule) = match credential {
-            Credential::Token(jwt) => {
-                let token = self.verify(&jwt).await?;
-                case.identified(&token);
-                let (key, rule) = self.governing(case).await?;
-                (token, key, rule)
-            }
-            Credential::Evidence(evidence) => {
-                let (_, asked) = self.governing(case).await?;
-                let token = self.attest(*evidence, &asked).await?;
-                case.identified(&token);
+        // First the key: whoever asks for one that is not there learns that, and nothing is verified for it.
+        let (mut key, mut rule) = self.governing(case).await?;
+        let token = match credential {
+            Credential::Token(jwt) => self.verify(&jwt).await?,
+            Credential::Evidence(kind, evidence) => {
+                let wanted = attestation_type(&rule);
+                if kind != wanted {
+                    return Err(Denial::AttestationType { wanted: wanted.label(), got: kind.label() });
+                }
+                let token = self.attest(*evidence, kind, &rule).await?;
                 // The verifier takes seconds: what governs the key now decides, not what did when it was asked.
-                let (key, rule) = self.governing(case).await?;
-                (token, key, rule)
+                (key, rule) = self.governing(case).await?;
+                token
             }
         };
+        case.identified(&token);
         let permitted = in_step(names::EVALUATE_POLICY, || evaluate(&rule.policy, token, case.key_id));
         case.comparisons = permitted.as_ref().map_or_else(PolicyDenial::comparisons, |permitted| permitted.comparisons()).to_vec();
         let permitted = permitted?;
@@ -279,11 +309,21 @@ impl Inner {
     }
 
     /// Has evidence appraised. The verifier's answer counts only as a token that verifies and holds this evidence's data.
-    async fn attest(&self, mut evidence: Evidence, rule: &Rule) -> Result<AuthenticToken, Denial> {
+    async fn attest(&self, mut evidence: Evidence, kind: AttestationType, rule: &Rule) -> Result<AuthenticToken, Denial> {
         let verifier = self.verifier.as_ref().ok_or(Denial::NoVerifier)?;
+        if evidence.quote.is_empty() {
+            return Err(Denial::EvidenceIncomplete);
+        }
+        // Without it the same evidence could be shown for ever.
+        if evidence.nonce.as_ref().is_none_or(|nonce| nonce.val.is_empty() || nonce.iat.is_empty() || nonce.signature.is_empty()) {
+            return Err(Denial::NonceMissing);
+        }
         evidence.policy_ids = rule.policy.policy_ids().to_vec();
         let span = spans::http_client("POST", "/appraisal/v2/attest", verifier.host());
-        let jwt = verifier.attest(&evidence).instrument(span).await?;
+        let jwt = match kind {
+            AttestationType::Tdx => verifier.attest(&evidence).instrument(span).await?,
+            AttestationType::Sgx => verifier.attest_enclave(&evidence).instrument(span).await?,
+        };
         let token = self.verify(&jwt).await?;
         if token.held_data().unwrap_or_default() == evidence.user_data { Ok(token) } else { Err(Denial::TokenForeign) }
     }

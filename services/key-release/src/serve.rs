@@ -6,7 +6,7 @@ use keyferry_bus::{AuditKey, AuditLog, Bus};
 use keyferry_lifecycle::{During, ReadinessCheck, Scope, Secret, StartError, clock};
 use keyferry_sealed_store::StoreKey;
 use keyferry_telemetry::propagation::inject_http;
-use keyferry_tls::{ALPN_GRPC, RootsConfig, server_config};
+use keyferry_tls::{ALPN_HTTP, RootsConfig, server_config};
 use keyferry_trust_authority::{Settings, TrustAuthority, TrustAuthorityError, read_api_key};
 use tracing::Span;
 
@@ -33,7 +33,7 @@ const USERS_RETRY: Duration = Duration::from_secs(1);
 /// Starts the service. Bus and certificate must be there; KMS and key sets may come later: until then readiness is off
 /// and each request that needs them is refused with its reason.
 pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
-    let tls = server_config(&config.tls, ALPN_GRPC).during("reading the listener's certificate")?;
+    let tls = server_config(&config.tls, ALPN_HTTP).during("reading the listener's certificate")?;
     let store_key = StoreKey::load_or_create(&config.store_key_file).during("reading the store key")?;
     let audit_key = AuditKey::load_or_create(&config.audit_key_file()).during("reading the audit key")?;
     let issuers = Arc::new(Issuers::open(&config.issuers).during("reading the issuers")?);
@@ -49,7 +49,8 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let release = Release::new(parts);
     let users = Users::new(&release, &bus, &store_key, &config.users.settings());
     open_users(&scope, &users, administrator).await;
-    let router = surface::router(&release, &users, config.trace_context.into()).await.during("building the gRPC services")?;
+    let router =
+        surface::router(&release, &users, config.client_limits, config.trace_context.into()).await.during("building the services")?;
     let listener = scope.bind("grpc", config.listen).await?;
 
     watch_bus(&scope, bus);

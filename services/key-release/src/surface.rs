@@ -1,11 +1,12 @@
-//! The one listener: gRPC over TLS 1.3 and HTTP/2, with health and reflection. tonic's own server offers no choice of
-//! protocol versions, so its routes run inside axum.
+//! The one listener, TLS 1.3 alone: gRPC over HTTP/2, with health and reflection, and REST over HTTP/1.1 or HTTP/2. A
+//! request is gRPC if it says so in its content type; tonic's own server could not serve both, so its routes run in axum.
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     extract::{Request, State},
+    http::{HeaderValue, Version, header::CONTENT_TYPE},
     middleware::{Next, from_fn_with_state, map_response},
     response::Response,
 };
@@ -21,6 +22,7 @@ use keyferry_telemetry::{Trust, grpc_server_layer};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tonic::{Status, server::NamedService, service::Routes};
+use tower::{ServiceExt, service_fn};
 
 use crate::{
     Denial,
@@ -28,6 +30,7 @@ use crate::{
     broker::Broker,
     connections::Bounded,
     release::Release,
+    rest::{self, ClientLimits},
     users::{UserService, Users},
 };
 
@@ -40,6 +43,10 @@ const CONNECTIONS_MAX: usize = 512;
 /// Calls of one connection at the same time.
 const STREAMS_MAX: u32 = 128;
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Headers of one HTTP/1.1 request.
+const HEADERS_MAX: usize = 64;
+/// Intel's `HTTP_READ_HEADER_TIMEOUT`.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// A connection that sends nothing is closed.
 const FIRST_REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// An idle connection is asked whether its peer is still there, and closed if it does not say so in time.
@@ -51,8 +58,29 @@ const CALL_WITHIN: Duration = Duration::from_mins(1);
 /// What a drain leaves to calls under way.
 const DRAIN: Duration = Duration::from_secs(19);
 
-/// Every gRPC service of this process.
-pub async fn router(release: &Release, users: &Users, trust: Trust) -> Result<Router, tonic_reflection::server::Error> {
+/// Everything this process serves: gRPC and REST.
+pub async fn router(
+    release: &Release,
+    users: &Users,
+    limits: ClientLimits,
+    trust: Trust,
+) -> Result<Router, tonic_reflection::server::Error> {
+    let grpc = grpc(release, users, trust).await?;
+    let rest = rest::router(release, users, limits, trust).layer(from_fn_with_state(CALL_WITHIN, rest::in_time));
+    let doors = service_fn(move |request: Request| {
+        let door = if is_grpc(&request) { grpc.clone() } else { rest.clone() };
+        door.oneshot(request)
+    });
+    Ok(Router::new().fallback_service(doors))
+}
+
+fn is_grpc(request: &Request) -> bool {
+    let content = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    request.version() == Version::HTTP_2 && content.starts_with(b"application/grpc")
+}
+
+/// Every gRPC service.
+async fn grpc(release: &Release, users: &Users, trust: Trust) -> Result<Router, tonic_reflection::server::Error> {
     let broker = Broker { release: release.clone(), users: users.clone() };
     let broker = KeyBrokerServer::new(broker).max_decoding_message_size(REQUEST_BYTES_MAX);
     let administration = AdministrationService { administration: Administration::new(release), users: users.clone() };
@@ -109,8 +137,9 @@ pub async fn serve(
     let mut server = axum_server::from_tcp_rustls(listener.into_std()?, RustlsConfig::from_config(tls))?
         .map(|tls| tls.acceptor(Bounded::new(CONNECTIONS_MAX)))
         .handle(handle.clone())
-        .http2_only()
         .first_request_timeout(FIRST_REQUEST_WITHIN);
+    // The time for headers begins when a connection falls idle: it is the idle time as well.
+    server.http_builder().http1().header_read_timeout(HEADERS_WITHIN).max_headers(HEADERS_MAX).max_buf_size(HEADER_BYTES_MAX as usize);
     server
         .http_builder()
         .http2()
@@ -129,10 +158,8 @@ pub async fn serve(
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, routing::get};
-    use tower::ServiceExt;
-
     use super::*;
+    use axum::{body::Body, routing::get};
 
     #[tokio::test]
     async fn a_call_that_is_never_completed_ends() {

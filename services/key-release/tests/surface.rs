@@ -1,4 +1,4 @@
-//! What else the one listener serves: health and reflection, both versions; and TLS 1.3 and HTTP/2 alone.
+//! What else the one listener serves: health and reflection, both versions; over TLS 1.3 and HTTP/2 alone.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
@@ -79,10 +79,12 @@ async fn session(stack: &Stack, version: &'static SupportedProtocolVersion) -> s
 async fn older_protocols_are_not_spoken() {
     let stack = Stack::start().await;
     assert!(session(&stack, &TLS12).await.is_err());
+    // REST is there over HTTP/1.1, gRPC is not.
     let mut session = session(&stack, &TLS13).await.unwrap();
-    session.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let call = "POST /keyferry.release.v1.KeyBroker/GetNonce HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\n";
+    session.write_all(format!("{call}content-length: 5\r\nconnection: close\r\n\r\n\0\0\0\0\0").as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     // The connection may end without TLS's farewell: what counts is what came before.
     let _ended = tokio::time::timeout(Duration::from_secs(20), session.read_to_end(&mut answer)).await.expect("it closes");
-    assert!(!answer.starts_with(b"HTTP/1"), "{}", String::from_utf8_lossy(&answer));
+    assert!(answer.starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
 }

@@ -27,13 +27,13 @@ pub(crate) struct PolicyRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rolled_back_to: Option<u32>,
     #[serde(default, skip_serializing_if = "Standing::is_there")]
-    pub(super) standing: Standing,
+    pub(crate) standing: Standing,
 }
 
 /// Whether a policy is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     #[default]
     There,
     /// Somebody wants to delete it, or died over it. It governs all the same.

@@ -10,6 +10,7 @@
 )]
 
 pub(crate) mod kms;
+pub(crate) mod rest;
 pub(crate) mod verifier;
 
 use std::{
@@ -23,6 +24,7 @@ use key_release::{
     IssuerConfig, UsersConfig,
     issuers::Issuers,
     release::{Parts, Release},
+    rest::ClientLimits,
     surface,
     users::{Admin, Caller, Users},
 };
@@ -39,7 +41,7 @@ use keyferry_lifecycle::{Secret, clock};
 use keyferry_sealed_store::StoreKey;
 use keyferry_telemetry::Trust;
 use keyferry_testkit::nats::NatsServer;
-use keyferry_tls::{ALPN_GRPC, CertificateAuthority, RootsConfig, client_config, grpc_channel, server_config_from_issued};
+use keyferry_tls::{ALPN_HTTP, CertificateAuthority, RootsConfig, client_config, grpc_channel, server_config_from_issued};
 use keyferry_trust_authority::{Settings, TrustAuthority};
 use prost::Message;
 use prost_types::Timestamp;
@@ -211,9 +213,9 @@ pub(crate) fn caller(name: &str, password: &str, address: &str) -> Caller {
 
 /// Serves gRPC; returns where, and a client's channel.
 async fn listen(release: &Release, users: &Users, authority: &CertificateAuthority) -> (SocketAddr, Channel) {
-    let router = surface::router(release, users, Trust::Adopt).await.unwrap();
+    let router = surface::router(release, users, ClientLimits::default(), Trust::Adopt).await.unwrap();
     let issued = authority.issue_server(&["127.0.0.1"], clock::now(), 30).unwrap();
-    let tls = server_config_from_issued(&issued, ALPN_GRPC).unwrap();
+    let tls = server_config_from_issued(&issued, ALPN_HTTP).unwrap();
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(surface::serve(listener, tls, router, std::future::pending()));
