@@ -29,6 +29,8 @@ pub(crate) struct Audit {
     anonymous: Budget,
     /// Its own: a flood of bad tokens must not hide somebody who tries passwords.
     intruders: Budget,
+    /// Its own again: whoever is locked out failed often before.
+    lockouts: Budget,
 }
 
 /// Proof that the record of an allowed decision is stored.
@@ -36,7 +38,12 @@ pub(crate) struct Acknowledged(());
 
 impl Audit {
     pub(crate) fn new(log: AuditLog) -> Self {
-        Self { log, anonymous: Budget::new(ANONYMOUS_PER_SECOND), intruders: Budget::new(INTRUDERS_PER_SECOND) }
+        Self {
+            log,
+            anonymous: Budget::new(ANONYMOUS_PER_SECOND),
+            intruders: Budget::new(INTRUDERS_PER_SECOND),
+            lockouts: Budget::new(INTRUDERS_PER_SECOND),
+        }
     }
 
     /// Signs what was recorded for the last time; nothing can be recorded afterwards.
@@ -88,7 +95,8 @@ impl Audit {
 
     /// Somebody without a valid credential called an administrator's method, or may not try any more.
     pub(crate) async fn intruded(&self, denial: &Denial, client: Option<IpAddr>) {
-        if !self.intruders.take() {
+        let budget = if matches!(denial, Denial::LockedOut) { &self.lockouts } else { &self.intruders };
+        if !budget.take() {
             return;
         }
         let record = AuditRecord {

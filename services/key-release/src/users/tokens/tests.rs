@@ -56,6 +56,21 @@ async fn what_was_signed_by_the_right_key_must_still_say_the_right_thing() {
     assert!(refused(|claims| claims.sub = UserId::random()).await);
     assert!(refused(|claims| claims.exp += 3600).await, "no token counts for more than half an hour");
     assert!(refused(|claims| claims.nbf = NOW + 1).await);
+
+    let current = keys.current().await.unwrap().unwrap();
+    let signed_as = |alg: &str| {
+        let key = &current.keys[0];
+        let header = serde_json::json!({ "alg": alg, "kid": key.kid, "typ": "JWT" }).to_string();
+        let claims = serde_json::to_vec(&claims_at(&keys, NOW)).unwrap();
+        let message = format!("{}.{}", BASE64_URL_SAFE_NO_PAD.encode(header), BASE64_URL_SAFE_NO_PAD.encode(claims));
+        let mut signature = vec![0; key.pair.public_modulus_len()];
+        key.pair.sign(&RSA_PSS_SHA384, &SystemRandom::new(), message.as_bytes(), &mut signature).unwrap();
+        format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
+    };
+    assert!(keys.verify(&signed_as("PS384"), NOW).await.is_ok());
+    for other in ["none", "RS384", "PS256", "ps384"] {
+        assert!(keys.verify(&signed_as(other), NOW).await.is_err(), "{other}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
