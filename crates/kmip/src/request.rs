@@ -183,6 +183,8 @@ impl Request<'_> {
             Self::GetRelations { id } => {
                 out.text(Tag::UNIQUE_IDENTIFIER, id.as_str());
                 write_attribute_names(&RELATIONS, version, out);
+                // One that every object has: some servers never answer when there is nothing to list.
+                write_attribute_names(&[("Object Type", Tag::OBJECT_TYPE)], version, out);
             }
             Self::Revoke { id, reason } => {
                 out.text(Tag::UNIQUE_IDENTIFIER, id.as_str());

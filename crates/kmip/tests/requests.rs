@@ -152,7 +152,7 @@ fn a_key_pair_and_its_halves_are_the_same_in_both() {
         theirs(None, vec![RequestPayload::Register(ObjectType::PrivateKey, TemplateAttribute::unnamed(template), Some(object))])
     );
     let id = ObjectId::parse("42").unwrap();
-    let relations = ["Name", "Link"].iter().map(|name| AttributeName((*name).into())).collect();
+    let relations = ["Name", "Link", "Object Type"].iter().map(|name| AttributeName((*name).into())).collect();
     let asked = RequestPayload::GetAttributes(Some(UniqueIdentifier("42".into())), Some(relations));
     assert_eq!(ours(Version::V1_4, &[Request::GetRelations { id: &id }]), theirs(None, vec![asked]));
 }
