@@ -1,4 +1,5 @@
-//! Configuration in layers: defaults in code, then a file, then the environment, then flags. Later layers win.
+//! Configuration in layers: defaults in code, then a file, then foreign names of the environment, then our own, then flags.
+//! Later layers win.
 //!
 //! serde stops at the first mistake; an operator wants all of them. So a mistake is noted, the setting is taken out or
 //! replaced by something harmless, and the rest is read again, until nothing is left to note.
@@ -31,6 +32,13 @@ pub trait ServiceConfig: DeserializeOwned + Debug + Send + 'static {
     const HEALTH_PORT: u16;
     /// What every service has.
     fn runtime(&self) -> &Runtime;
+    /// Settings that the environment gives under the names of another program, for services that take another's place. They
+    /// win over the file and lose to the service's own names.
+    fn foreign(_surroundings: &Surroundings<'_>) -> Foreign {
+        Foreign::default()
+    }
+    /// Takes secrets that the environment holds under such names: they never become settings, which error texts may show.
+    fn adopt(&mut self, _variable: &dyn Fn(&str) -> Option<String>) {}
     /// Mistakes that only show when settings are seen together, or when a file is opened. Reported with all others.
     fn check(&self) -> Vec<Mistake> {
         Vec::new()
@@ -77,12 +85,30 @@ pub struct Layers {
     pub settings: Vec<String>,
 }
 
+/// What [`ServiceConfig::foreign`] may look at.
+pub struct Surroundings<'a> {
+    /// An environment variable; `None` also for an empty one.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// A setting of any other layer by its dotted name: its text, or the empty text for a list or table.
+    pub setting: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Settings under foreign names.
+#[derive(Clone, Debug, Default)]
+pub struct Foreign {
+    /// Each with its dotted name, its text (lists and tables as inline TOML) and the variable it comes from.
+    pub settings: Vec<(String, String, &'static str)>,
+    /// What is wrong with the variables.
+    pub mistakes: Vec<Mistake>,
+}
+
 /// Reads a configuration from its layers, or says everything that is wrong with it.
 pub fn load<C: ServiceConfig>(layers: &Layers) -> Result<C, ConfigError> {
     let mut mistakes = Vec::new();
-    let settings = collect(layers, &mut mistakes);
-    let config = read::<C>(settings, &mut mistakes);
-    if let Some(config) = &config {
+    let settings = collect(layers, C::foreign, &mut mistakes);
+    let mut config = read::<C>(settings, &mut mistakes);
+    if let Some(config) = &mut config {
+        config.adopt(&|name| variable(layers, name));
         mistakes.extend(config.check());
     }
     match config {
@@ -100,7 +126,11 @@ struct Settings {
     file: Option<String>,
 }
 
-fn collect(layers: &Layers, mistakes: &mut Vec<Mistake>) -> Settings {
+fn variable(layers: &Layers, name: &str) -> Option<String> {
+    layers.environment.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.clone())
+}
+
+fn collect(layers: &Layers, foreign: impl Fn(&Surroundings<'_>) -> Foreign, mistakes: &mut Vec<Mistake>) -> Settings {
     let mut root = Map::new();
     if let Some(path) = &layers.file {
         match read_file(path) {
@@ -108,22 +138,40 @@ fn collect(layers: &Layers, mistakes: &mut Vec<Mistake>) -> Settings {
             Err(problem) => mistakes.push(Mistake::new("--config", problem)),
         }
     }
+    // The other layers are laid over the file once to be looked at, and once more over what is made of that.
+    let mut seen = root.clone();
+    put_ours(layers, &mut seen, &mut Origins::new(), &mut Vec::new());
+    let foreign = foreign(&Surroundings { variable: &|name| variable(layers, name), setting: &|name| text_at(&seen, name) });
+    mistakes.extend(foreign.mistakes);
     let mut origins = Origins::new();
+    for (name, text, variable) in &foreign.settings {
+        let path: Vec<String> = name.split('.').map(str::to_owned).collect();
+        put(&mut root, &mut origins, &path, text, variable, mistakes);
+    }
+    put_ours(layers, &mut root, &mut origins, mistakes);
+    Settings { root, origins, file: layers.file.as_ref().map(|path| path.display().to_string()) }
+}
+
+fn text_at(root: &Map<String, Value>, name: &str) -> Option<String> {
+    let path: Vec<String> = name.split('.').map(str::to_owned).collect();
+    get(root, &path).map(|value| value.clone().into_string().unwrap_or_default())
+}
+
+fn put_ours(layers: &Layers, root: &mut Map<String, Value>, origins: &mut Origins, mistakes: &mut Vec<Mistake>) {
     for (name, value) in &layers.environment {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
         let path: Vec<String> = rest.split(NESTING).map(str::to_lowercase).collect();
-        put(&mut root, &mut origins, &path, value, name, mistakes);
+        put(root, origins, &path, value, name, mistakes);
     }
     for setting in &layers.settings {
         match setting.split_once('=') {
             Some((name, value)) => {
                 let path: Vec<String> = name.trim().split('.').map(str::to_owned).collect();
-                put(&mut root, &mut origins, &path, value, &format!("--set {}", name.trim()), mistakes);
+                put(root, origins, &path, value, &format!("--set {}", name.trim()), mistakes);
             }
             None => mistakes.push(Mistake::new("--set", "expects name=value, e.g. --set bus.url=tls://localhost:4222")),
         }
     }
-    Settings { root, origins, file: layers.file.as_ref().map(|path| path.display().to_string()) }
 }
 
 fn read_file(path: &Path) -> Result<Map<String, Value>, String> {

@@ -22,7 +22,7 @@ mod run;
 mod scope;
 mod secret;
 
-pub use configuration::{Health, Layers, Runtime, ServiceConfig, load};
+pub use configuration::{Foreign, Health, Layers, Runtime, ServiceConfig, Surroundings, load};
 pub use error::{During, StartError};
 pub use mistake::{ConfigError, Mistake};
 pub use run::{EXIT_BAD_CONFIGURATION, EXIT_START_FAILED, EXIT_TASK_FAILED, run};

@@ -9,6 +9,7 @@ use std::{
 };
 
 use keyferry_telemetry::Telemetry;
+use secrecy::zeroize::Zeroize;
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
@@ -42,7 +43,11 @@ where
     F: Future<Output = Result<(), StartError>>,
 {
     let arguments = arguments::parse(service);
-    let config = match load::<C>(&layers(&arguments)) {
+    let mut layers = layers(&arguments);
+    let loaded = load::<C>(&layers);
+    // The process's own block of variables cannot be wiped safely; our copies of it can.
+    layers.environment.iter_mut().for_each(|(_, value)| value.zeroize());
+    let config = match loaded {
         Ok(config) => config,
         Err(error) => {
             for mistake in error.mistakes() {

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use keyferry_lifecycle::{Layers, Mistake, Runtime, Secret, ServiceConfig, load};
+use keyferry_lifecycle::{Foreign, Layers, Mistake, Runtime, Secret, ServiceConfig, Surroundings, load};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +65,20 @@ impl ServiceConfig for Config {
     const HEALTH_PORT: u16 = 9464;
     fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+    fn foreign(surroundings: &Surroundings<'_>) -> Foreign {
+        let mut foreign = Foreign::default();
+        if let Some(url) = (surroundings.variable)("THEIR_BUS") {
+            foreign.settings.push(("bus.url".to_owned(), url, "THEIR_BUS"));
+        }
+        if let (Some(workers), None) = ((surroundings.variable)("THEIR_WORKERS"), (surroundings.setting)("nonce.lifetime_seconds")) {
+            foreign.settings.push(("bus.workers".to_owned(), workers, "THEIR_WORKERS"));
+        }
+        foreign.mistakes.extend((surroundings.variable)("THEIR_MISTAKE").map(|_| Mistake::new("THEIR_MISTAKE", "is wrong")));
+        foreign
+    }
+    fn adopt(&mut self, variable: &dyn Fn(&str) -> Option<String>) {
+        self.admin_password = self.admin_password.take().or_else(|| variable("THEIR_PASSWORD").map(Secret::new));
     }
     fn check(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
@@ -131,6 +145,22 @@ fn later_layers_win_and_texts_become_what_the_setting_needs() {
     assert_eq!(config.runtime.telemetry.environment, "12");
     assert_eq!(config.grpc.listen.port(), 9443);
     assert_eq!(config.nonce.lifetime_seconds, 120);
+}
+
+#[test]
+fn names_of_another_program_win_over_the_file_and_lose_to_ours() {
+    let mut case = case(GOOD);
+    case.layers.environment = environment(&[("THEIR_BUS", "tls://theirs:1"), ("THEIR_WORKERS", "9"), ("THEIR_PASSWORD", "secret")]);
+    let config: Config = load(&case.layers).unwrap();
+    assert_eq!((config.bus.url.as_str(), config.bus.workers), ("tls://theirs:1", 9));
+    assert_eq!(config.admin_password.unwrap().expose(), "secret");
+    case.layers.environment.extend(environment(&[("KEYFERRY_BUS__URL", "tls://ours:1"), ("KEYFERRY_NONCE__LIFETIME_SECONDS", "60")]));
+    let config: Config = load(&case.layers).unwrap();
+    assert_eq!((config.bus.url.as_str(), config.bus.workers), ("tls://ours:1", 4), "they see what our layers set");
+    case.layers.environment = environment(&[("THEIR_WORKERS", "many"), ("THEIR_MISTAKE", "x"), ("THEIR_BUS", "")]);
+    let messages = messages(&case);
+    assert!(messages.iter().any(|message| message == "THEIR_MISTAKE: is wrong"), "{messages:?}");
+    assert!(messages.iter().any(|message| message.starts_with("bus.workers") && message.ends_with("(THEIR_WORKERS)")), "{messages:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! depends on it. Everything it starts is ended by its own handle. Nothing here listens on a fixed port.
 
 mod failure;
+pub mod intel_broker;
 pub mod nats;
 pub mod openbao;
 pub mod otlp;

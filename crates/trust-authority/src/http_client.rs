@@ -8,7 +8,7 @@ use keyferry_tls::{RootsConfig, http_client_config};
 use reqwest::{Client, Response, redirect};
 use url::Url;
 
-use crate::{Decorate, TrustAuthorityError, error::reason_label};
+use crate::{Decorate, Proxy, TrustAuthorityError, error::reason_label};
 
 /// All of one attempt, body included: as in Intel's Python client.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,15 +34,20 @@ impl HttpClient {
         roots: &RootsConfig,
         retry_delay: Duration,
         decorate: Option<Decorate>,
+        proxy: Option<&Proxy>,
     ) -> Result<Self, TrustAuthorityError> {
         let bad_url = || TrustAuthorityError::Url { url: url.to_owned() };
         let base = Url::parse(url).map_err(|_| bad_url())?;
         let host = base.host_str().filter(|_| base.scheme() == "https" && base.username().is_empty()).ok_or_else(bad_url)?.to_owned();
-        let client = Client::builder()
+        // The process's environment is never consulted.
+        let mut builder = Client::builder().no_proxy();
+        if let Some(proxy) = proxy {
+            builder = builder.proxy(proxy.through()?);
+        }
+        let client = builder
             .tls_backend_preconfigured(http_client_config(roots)?)
             .https_only(true)
             .redirect(redirect::Policy::none())
-            .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(ATTEMPT_TIMEOUT)
             .build()

@@ -11,6 +11,7 @@
 mod error;
 mod evidence;
 mod http_client;
+mod proxy;
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use http_client::HttpClient;
 use keyferry_attestation_token::{JWKS_BYTES_MAX, Nonce, TOKEN_CHARACTERS_MAX};
 use keyferry_tls::RootsConfig;
+pub use proxy::Proxy;
 use secrecy::{ExposeSecret, SecretString};
 
 /// What a nonce answer may weigh; Intel's has some 900 bytes.
@@ -46,12 +48,14 @@ pub struct Settings {
     pub retry_delay: Duration,
     /// Adds headers to every request.
     pub decorate: Option<Decorate>,
+    /// How it is reached, if not directly.
+    pub proxy: Option<Proxy>,
 }
 
 impl Settings {
     /// With Intel's pauses and no additional headers.
     pub fn new(api_url: impl Into<String>, roots: RootsConfig, api_key: SecretString) -> Self {
-        Self { api_url: api_url.into(), roots, api_key, retry_delay: RETRY_DELAY, decorate: None }
+        Self { api_url: api_url.into(), roots, api_key, retry_delay: RETRY_DELAY, decorate: None, proxy: None }
     }
 }
 
@@ -86,7 +90,8 @@ impl TrustAuthority {
     pub fn new(settings: &Settings) -> Result<Self, TrustAuthorityError> {
         let mut api_key = HeaderValue::from_str(settings.api_key.expose_secret()).map_err(|_| TrustAuthorityError::ApiKey)?;
         api_key.set_sensitive(true);
-        let http = HttpClient::new(&settings.api_url, &settings.roots, settings.retry_delay, settings.decorate.clone())?;
+        let http =
+            HttpClient::new(&settings.api_url, &settings.roots, settings.retry_delay, settings.decorate.clone(), settings.proxy.as_ref())?;
         Ok(Self { http, api_key })
     }
 
@@ -151,7 +156,12 @@ pub struct JwksSource {
 impl JwksSource {
     /// `url` is the whole `https://` address of the document, e.g. `https://portal.trustauthority.intel.com/certs`.
     pub fn new(url: &str, roots: &RootsConfig, retry_delay: Duration) -> Result<Self, TrustAuthorityError> {
-        let http = HttpClient::new(url, roots, retry_delay, None)?;
+        Self::through(url, roots, retry_delay, None)
+    }
+
+    /// The same, perhaps through a proxy.
+    pub fn through(url: &str, roots: &RootsConfig, retry_delay: Duration, proxy: Option<&Proxy>) -> Result<Self, TrustAuthorityError> {
+        let http = HttpClient::new(url, roots, retry_delay, None, proxy)?;
         let path = http.path().to_owned();
         Ok(Self { http, path })
     }

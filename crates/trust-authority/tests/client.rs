@@ -21,7 +21,8 @@ use axum::{
 use axum_server::tls_rustls::RustlsConfig;
 use keyferry_attestation_token::Nonce;
 use keyferry_tls::{ALPN_HTTP, CertificateAuthority, RootsConfig, server_config_from_issued};
-use keyferry_trust_authority::{Evidence, JwksSource, Settings, TrustAuthority, TrustAuthorityError, read_api_key};
+use keyferry_trust_authority::{Evidence, JwksSource, Proxy, Settings, TrustAuthority, TrustAuthorityError, read_api_key};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const NOW: u64 = 1_763_900_000;
 const CANARY: &str = "canary-7c1f";
@@ -213,6 +214,48 @@ async fn a_key_set_is_fetched_without_a_credential() {
     let (uri, headers, _) = server.seen.lock().unwrap().remove(0);
     assert_eq!(uri.path(), "/certs");
     assert!(headers.get("x-api-key").is_none() && headers.get("authorization").is_none());
+}
+
+/// A proxy that does what CONNECT asks for, and tells for which host it was asked.
+async fn proxy() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (address, asked) = (listener.local_addr().unwrap().to_string(), Arc::<Mutex<Vec<String>>>::default());
+    let seen = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            let target = String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().to_owned();
+            seen.lock().unwrap().push(target.clone());
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(target).await.unwrap();
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test]
+async fn a_proxy_carries_tls_to_the_pinned_root_unless_the_host_is_excepted() {
+    let server = server(|_| json(r#"{"keys":[]}"#));
+    let (address, asked) = proxy().await;
+    let fetch = |except: &str, root: &[u8], url: String| {
+        let (proxy, roots) = (Proxy { url, except: except.to_owned() }, RootsConfig::Ders(vec![root.to_vec()]));
+        JwksSource::through(&format!("{}/certs", server.url), &roots, Duration::from_millis(5), Some(&proxy)).unwrap()
+    };
+    for url in [address.clone(), format!("http://{address}")] {
+        fetch("", &server.root, url).fetch().await.unwrap();
+    }
+    let target = server.url.trim_start_matches("https://").to_owned();
+    assert_eq!(*asked.lock().unwrap(), [target.clone(), target]);
+    fetch("127.0.0.0/8", &server.root, address.clone()).fetch().await.unwrap();
+    assert_eq!(asked.lock().unwrap().len(), 2, "reached directly");
+    let other = CertificateAuthority::generate("other root", clock(), 30).unwrap();
+    assert!(fetch("", other.certificate_der(), address).fetch().await.is_err(), "a proxy vouches for nobody");
 }
 
 #[tokio::test]

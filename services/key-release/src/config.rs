@@ -1,19 +1,24 @@
 //! Settings. Every default is a named constant with its reason; every secret has a `_file` twin.
 
+mod intel;
+
 use std::{
     collections::HashSet,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
 use keyferry_attestation_token::{AbsentAnchor, Algorithm, INTEL_TRUST_ANCHOR, TOKEN_AGE_SECONDS_MAX, names_trust_anchor};
 use keyferry_bus::BusConfig;
-use keyferry_kms::KmsConfig;
-use keyferry_lifecycle::{Mistake, Runtime, Secret, ServiceConfig};
+use keyferry_kms::{KmsConfig, VaultAuth};
+use keyferry_lifecycle::{Foreign, Mistake, Runtime, Secret, ServiceConfig, Surroundings};
 use keyferry_telemetry::Trust;
 use keyferry_tls::ServerCertificate;
+use keyferry_trust_authority::Proxy;
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use crate::{
     rest::ClientLimits,
@@ -32,6 +37,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Its certificate. Since 0.1.
     pub tls: ServerCertificate,
+    /// Names of a self-signed certificate that is made at `tls` if there is none, and renewed in time. Empty: none is made;
+    /// without a `tls` section Intel's `SAN_LIST` is meant. Since 0.2.
+    #[serde(default)]
+    pub self_signed_names: Vec<String>,
     /// The bus that carries records, audit and events. Since 0.1.
     pub bus: BusConfig,
     /// 64 hex digits, mode 0600: seals the records. Made if it is not there; replicas need the same file. Since 0.1.
@@ -68,6 +77,35 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Those that no setting holds. Where the native configuration has its own, it stays.
+    fn adopt_secrets_of_intels_environment(&mut self, variable: &dyn Fn(&str) -> Option<String>) {
+        if let Some(verifier) = &mut self.verifier
+            && verifier.api_key_file.is_none()
+        {
+            verifier.api_key = variable("TRUSTAUTHORITY_API_KEY").map(Secret::new);
+        }
+        match &mut self.kms {
+            KmsConfig::Vault(vault) if is_token_of_intels_environment(&vault.auth) => {
+                if let Some(theirs) = intel::vault(variable) {
+                    **vault = theirs;
+                }
+            }
+            KmsConfig::Kmip(kmip) if kmip.username.is_none() && kmip.password_file.is_none() => {
+                if let (Some(username), Some(password)) = (variable("KMIP_USERNAME"), variable("KMIP_PASSWORD")) {
+                    kmip.username = Some(username);
+                    kmip.password = Some(Arc::new(Zeroizing::new(password)));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_token_of_intels_environment(auth: &VaultAuth) -> bool {
+    matches!(auth, VaultAuth::TokenFile(file) if file.as_os_str() == intel::VAULT_TOKEN_STANDS_HERE)
+}
+
 /// An issuer of attestation tokens whose word counts.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +114,10 @@ pub struct IssuerConfig {
     pub issuer: String,
     /// PEM with exactly one certificate: the pinned root of the token-signing chain. Since 0.1.
     pub root_file: PathBuf,
+    /// If `root_file` is not there at the start, takes the root that the issuer's own key set names, and keeps it there.
+    /// Whoever can answer for the address of that key set at this moment is believed. Since 0.2.
+    #[serde(default)]
+    pub pin_on_first_use: bool,
     /// `https://` address of the key set. Since 0.1.
     pub jwks_url: String,
     /// PEM: whom the TLS certificate of that address must chain to. Since 0.1.
@@ -92,6 +134,9 @@ pub struct IssuerConfig {
     /// A token issued longer ago is stale whatever it says. Default 3600. Since 0.1.
     #[serde(default = "token_age_default")]
     pub token_age_seconds_max: u64,
+    /// How the key set is reached, if not directly. Since 0.2.
+    #[serde(default)]
+    pub proxy: Option<Proxy>,
 }
 
 /// The appraisal API used in background-check mode.
@@ -103,7 +148,14 @@ pub struct VerifierConfig {
     /// PEM: whom its TLS certificate must chain to. Since 0.1.
     pub ca_file: PathBuf,
     /// The API key. Since 0.1.
-    pub api_key_file: PathBuf,
+    #[serde(default)]
+    pub api_key_file: Option<PathBuf>,
+    /// The API key from `TRUSTAUTHORITY_API_KEY`. In a configuration file it would be a secret where none belongs.
+    #[serde(skip)]
+    pub api_key: Option<Secret>,
+    /// How it is reached, if not directly. Since 0.2.
+    #[serde(default)]
+    pub proxy: Option<Proxy>,
 }
 
 /// The bootstrap administrator.
@@ -230,6 +282,16 @@ impl ServiceConfig for Config {
         &self.runtime
     }
 
+    fn foreign(surroundings: &Surroundings<'_>) -> Foreign {
+        intel::read(surroundings)
+    }
+
+    fn adopt(&mut self, variable: &dyn Fn(&str) -> Option<String>) {
+        if intel::present(variable) {
+            self.adopt_secrets_of_intels_environment(variable);
+        }
+    }
+
     fn check(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
         if self.issuers.is_empty() {
@@ -267,6 +329,9 @@ impl ServiceConfig for Config {
         }
         if let Some(verifier) = self.verifier.as_ref().filter(|verifier| !verifier.api_url.starts_with("https://")) {
             mistakes.push(Mistake::new("verifier.api_url", format!("must begin with https:// and is {:?}", verifier.api_url)));
+        }
+        if let Some(VerifierConfig { api_key_file: None, api_key: None, .. }) = &self.verifier {
+            mistakes.push(Mistake::new("verifier.api_key_file", "is missing: name the file with the API key"));
         }
         self.users.check(&mut mistakes);
         mistakes

@@ -138,7 +138,7 @@ impl Issuer {
         trusted.trust_anchors = Some(config.trust_anchors.clone());
         trusted.token_age_seconds_max = config.token_age_seconds_max;
         let roots = RootsConfig::CaFile(config.jwks_ca_file.clone());
-        let source = JwksSource::new(&config.jwks_url, &roots, FETCH_RETRY_DELAY)
+        let source = JwksSource::through(&config.jwks_url, &roots, FETCH_RETRY_DELAY, config.proxy.as_ref())
             .map_err(|source| IssuersError::Source { issuer: issuer(), source })?;
         Ok(Self { trusted, source, current: ArcSwapOption::empty(), last_attempt: Mutex::new(None), waiting: Semaphore::new(WAITING_MAX) })
     }

@@ -8,13 +8,17 @@ use keyferry_sealed_store::StoreKey;
 use keyferry_telemetry::propagation::inject_http;
 use keyferry_tls::{ALPN_HTTP, RootsConfig, server_config};
 use keyferry_trust_authority::{Settings, TrustAuthority, TrustAuthorityError, read_api_key};
+use rustls::ServerConfig;
+use secrecy::SecretString;
 use tracing::Span;
 
 use crate::{
     audit,
     config::{AdminConfig, Config, VerifierConfig},
     issuers::Issuers,
+    pinned_root::pin_missing,
     release::{Parts, Release},
+    self_signed::{self, Renewable},
     surface,
     users::Users,
 };
@@ -33,9 +37,10 @@ const USERS_RETRY: Duration = Duration::from_secs(1);
 /// Starts the service. Bus and certificate must be there; KMS and key sets may come later: until then readiness is off
 /// and each request that needs them is refused with its reason.
 pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
-    let tls = server_config(&config.tls, ALPN_HTTP).during("reading the listener's certificate")?;
+    let (tls, renewable) = listener_tls(&config)?;
     let store_key = StoreKey::load_or_create(&config.store_key_file).during("reading the store key")?;
     let audit_key = AuditKey::load_or_create(&config.audit_key_file()).during("reading the audit key")?;
+    pin_missing(&config.issuers, clock::now()).await.during("pinning the root of an issuer")?;
     let issuers = Arc::new(Issuers::open(&config.issuers).during("reading the issuers")?);
     let verifier = config.verifier.as_ref().map(verifier).transpose().during("setting up the verifier")?;
     let administrator = administrator(&config.admin)?;
@@ -56,6 +61,9 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     watch_bus(&scope, bus);
     watch_issuers(&scope, issuers);
     watch_kms(&scope, release.clone());
+    if let Some(renewable) = renewable {
+        renew_certificate(&scope, renewable, &config);
+    }
     let stop = scope.cancellation();
     scope.spawn("grpc", async move {
         let served = surface::serve(listener, tls, router, stop.cancelled_owned()).await;
@@ -65,9 +73,48 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     scope.ready().await
 }
 
+/// The listener's TLS; with the certificate that can be renewed, if it is one of our own.
+fn listener_tls(config: &Config) -> Result<(Arc<ServerConfig>, Option<Arc<Renewable>>), StartError> {
+    let reading = "reading the listener's certificate";
+    if config.self_signed_names.is_empty() {
+        return Ok((server_config(&config.tls, ALPN_HTTP).during(reading)?, None));
+    }
+    self_signed::ensure(&config.tls, &config.self_signed_names, clock::now()).during("making the listener's certificate")?;
+    let tls = server_config(&config.tls, ALPN_HTTP).during(reading)?;
+    let (tls, renewable) = Renewable::wrap(&tls, &config.tls).during(reading)?;
+    Ok((tls, Some(renewable)))
+}
+
+/// A self-signed certificate never runs out under a service that runs for long.
+fn renew_certificate(scope: &Scope, renewable: Arc<Renewable>, config: &Config) {
+    let (files, names) = (config.tls.clone(), config.self_signed_names.clone());
+    let stop = scope.cancellation();
+    scope.spawn("certificate", async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(self_signed::LOOK_INTERVAL) => {}
+            }
+            let (files, names, renewable) = (files.clone(), names.clone(), Arc::clone(&renewable));
+            let look = move || if self_signed::ensure(&files, &names, clock::now())? { renewable.reload(&files) } else { Ok(()) };
+            match tokio::task::spawn_blocking(look).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the listener's certificate cannot be renewed; this is tried again"),
+                Err(error) => tracing::error!(%error, "the listener's certificate was not looked at"),
+            }
+        }
+    });
+}
+
 fn verifier(config: &VerifierConfig) -> Result<TrustAuthority, TrustAuthorityError> {
     let roots = RootsConfig::CaFile(config.ca_file.clone());
-    let mut settings = Settings::new(&config.api_url, roots, read_api_key(&config.api_key_file)?);
+    let api_key = match (&config.api_key, &config.api_key_file) {
+        (Some(key), _) => SecretString::from(key.expose()),
+        (None, Some(file)) => read_api_key(file)?,
+        (None, None) => SecretString::default(), // the configuration's check refused this
+    };
+    let mut settings = Settings::new(&config.api_url, roots, api_key);
+    settings.proxy.clone_from(&config.proxy);
     // The verifier is configured by name and pinned by root: it may know our trace ids.
     settings.decorate = Some(Arc::new(|headers| inject_http(&Span::current(), headers)));
     TrustAuthority::new(&settings)

@@ -259,5 +259,7 @@ pub(crate) fn issuer_config(directory: &Path, authority: &CertificateAuthority, 
         trust_anchors: vec![verifier::ANCHOR.to_owned()],
         absent_anchor: AbsentAnchor::Unknown,
         token_age_seconds_max: 3600,
+        pin_on_first_use: false,
+        proxy: None,
     }
 }

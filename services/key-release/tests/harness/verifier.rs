@@ -68,12 +68,20 @@ struct Shared {
 
 impl Verifier {
     pub(crate) fn start(authority: &CertificateAuthority) -> Self {
-        let key = SigningKey::generate(Algorithm::Es256).unwrap();
+        Self::start_as(authority, Algorithm::Es256, |_| ISSUER.to_owned())
+    }
+
+    /// One that signs with `algorithm` and calls itself what `issuer` makes of its address.
+    pub(crate) fn start_as(authority: &CertificateAuthority, algorithm: Algorithm, issuer: impl Fn(&str) -> String) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let key = SigningKey::generate(algorithm).unwrap();
         let pkcs8 = key.to_pkcs8().unwrap().to_vec();
         let (chain, root_pem) = chain(&pkcs8);
         let key = key.with_chain(chain).unwrap();
         let jwks = jwks([&key]);
-        let issuer = Arc::new(TokenIssuer::new(ISSUER, key, 300));
+        let issuer = Arc::new(TokenIssuer::new(issuer(&url), key, 300));
         let answer: Answer = Arc::new(Mutex::new(Ok(|user_data| TdxClaims { held_data: user_data, ..claims() })));
         let (published, silent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let shared = Shared {
@@ -93,9 +101,6 @@ impl Verifier {
             .with_state(shared);
         let certificate = authority.issue_server(&["127.0.0.1"], clock::now(), 30).unwrap();
         let tls = RustlsConfig::from_config(server_config_from_issued(&certificate, ALPN_HTTP).unwrap());
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
         tokio::spawn(axum_server::from_tcp_rustls(listener, tls).unwrap().serve(router.into_make_service()));
         Self { url, root_pem, issuer, jwks, answer, gate, appraising, pkcs8, published, silent }
     }
