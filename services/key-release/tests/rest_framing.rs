@@ -105,6 +105,7 @@ async fn whoever_only_causes_refusals_is_told_to_wait_and_releases_cost_nothing(
         sent(request.header("content-type", JSON).body(body.to_string())).await.status
     };
     let good = json!({ "attestation_token": stack.verifier.token(|_| {}) });
+    assert_eq!(ask(&key, &good).await, 200, "and the issuer's key set is there");
     let released = join_all((0..40).map(|_| ask(&key, &good))).await;
     assert!(released.iter().all(|status| *status == 200), "{released:?}");
     let bad = json!({ "attestation_token": "rubbish" });

@@ -52,7 +52,9 @@ impl Stack {
     }
 
     pub(crate) fn http1(&self) -> Client {
-        Client::builder().tls_backend_preconfigured(http_client_config(&self.roots()).unwrap()).http1_only().build().unwrap()
+        let mut config = http_client_config(&self.roots()).unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Client::builder().tls_backend_preconfigured(config).http1_only().build().unwrap()
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
