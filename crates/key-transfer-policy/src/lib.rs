@@ -40,4 +40,4 @@ pub use document::{AttestationType, DOCUMENT_BYTES_MAX, LIST_ENTRIES_MAX, Policy
 pub use evaluate::{Comparison, Permitted, PolicyDenial, evaluate, explain, explain_claims, explain_for};
 pub use keyferry_attestation_token::{AuthenticToken, UnverifiedClaims};
 pub use lint::Finding;
-pub use rego::{EVALUATION_MAX, RULE_BYTES_MAX, RuleError};
+pub use rego::{EVALUATION_STEPS_MAX, RULE_BYTES_MAX, RuleError};

@@ -7,7 +7,7 @@ mod verified;
 use std::{fmt::Write, sync::Arc};
 
 use keyferry_identifiers::KeyId;
-use keyferry_key_transfer_policy::{EVALUATION_MAX, Policy, PolicyDenial, PolicyError, RULE_BYTES_MAX, RuleError, evaluate, explain};
+use keyferry_key_transfer_policy::{EVALUATION_STEPS_MAX, Policy, PolicyDenial, PolicyError, RULE_BYTES_MAX, RuleError, evaluate, explain};
 use serde_json::json;
 use verified::{claims, token};
 
@@ -85,7 +85,7 @@ fn an_error_is_a_refusal_with_its_own_reason() {
 }
 
 #[test]
-fn time_is_bounded() {
+fn steps_are_bounded() {
     let loops: String = "abcdef".chars().fold(String::new(), |mut text, name| {
         write!(text, "some {name} in input.token; ").unwrap();
         text
@@ -96,8 +96,12 @@ fn time_is_bounded() {
     let deep = parse(&format!("allow if {{ {loops} f == {{}} }}")).unwrap();
     let denial = decide(&deep).unwrap_err();
     let rule = denial.comparisons().last().unwrap();
-    assert!(matches!(&denial, PolicyDenial::RuleFailed { .. }) && rule.got.contains("time limit"), "{rule:?}");
-    assert!(EVALUATION_MAX.as_millis() <= 250);
+    assert!(
+        matches!(&denial, PolicyDenial::RuleFailed { .. }) && rule.got == format!("(failed: more than {EVALUATION_STEPS_MAX} steps)"),
+        "{rule:?}"
+    );
+    let again = decide(&deep).unwrap_err();
+    assert_eq!(again.comparisons(), denial.comparisons(), "steps are counted, not time: it ends the same way each time");
     assert!(decide(&policy).is_err());
 }
 

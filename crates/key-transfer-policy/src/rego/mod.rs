@@ -12,30 +12,32 @@
 //! doubles with each level of brackets); the parsed tree, which is read as JSON, may have 128 levels; and [`subset`] admits only expressions that cost no more than their operands have
 //! bytes: no functions of one's own, no comprehensions, no partial rules, lists and sets of constants only, `+` and `-`
 //! only, and built-in functions whose result is no longer than their argument. What is left to bound is the number of
-//! steps, and there the interpreter's timer works: [`EVALUATION_MAX`]. Memory is bounded by the same three: values are parts
+//! steps, and there the interpreter's timer works, on a clock that counts them: [`EVALUATION_STEPS_MAX`]. So a decision
+//! depends on no machine's speed. Memory is bounded by the same three: values are parts
 //! of the token (64 KiB) and of the rule (8 KiB), and none grows.
 
 mod lexical;
 mod subset;
 
 use std::{
+    cell::Cell,
     fmt,
     num::{NonZeroU32, NonZeroUsize},
     sync::LazyLock,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use keyferry_identifiers::KeyId;
 use regorus::{
-    Engine,
+    Engine, LimitError,
     utils::limits::{ExecutionTimerConfig, PolicyLengthConfig, TimeSource, set_time_source},
 };
 use serde_json::{Map, Value, json};
 
 /// The longest rule.
 pub const RULE_BYTES_MAX: usize = 8 * 1024;
-/// How long one evaluation may take, by the clock on the wall: a thousandth of it is usual, and a busy machine takes longer.
-pub const EVALUATION_MAX: Duration = Duration::from_millis(250);
+/// Steps of one evaluation, about: statements that are tried, and turns of loops. Some microseconds each.
+pub const EVALUATION_STEPS_MAX: u32 = 10_000;
 /// The longest line: references like `a.b.c` cannot be broken, so this bounds how deep one nests.
 const COLUMNS_MAX: u32 = 240;
 const LINES_MAX: usize = 400;
@@ -121,7 +123,10 @@ impl Rule {
         let mut engine = self.engine.clone();
         let input = regorus::Value::from_json_str(&input.to_string()).map_err(|error| failure(&error))?;
         engine.set_input(input);
-        let answer = engine.eval_rule(ENTRY.to_owned()).map_err(|error| failure(&error))?;
+        let answer = engine.eval_rule(ENTRY.to_owned()).map_err(|error| match error.downcast_ref::<LimitError>() {
+            Some(_) => RuleFailure { cause: format!("more than {EVALUATION_STEPS_MAX} steps") },
+            None => failure(&error),
+        })?;
         Ok(answer == regorus::Value::from(true))
     }
 
@@ -164,7 +169,8 @@ fn length() -> PolicyLengthConfig {
 }
 
 fn timer() -> ExecutionTimerConfig {
-    ExecutionTimerConfig { limit: EVALUATION_MAX, check_interval: NonZeroU32::new(STEPS_BETWEEN_CHECKS).unwrap_or(NonZeroU32::MIN) }
+    let check_interval = NonZeroU32::new(STEPS_BETWEEN_CHECKS).unwrap_or(NonZeroU32::MIN);
+    ExecutionTimerConfig { limit: Duration::from_nanos(EVALUATION_STEPS_MAX.into()), check_interval }
 }
 
 /// The interpreter's message without the source lines it quotes: one line, and short.
@@ -174,18 +180,24 @@ fn cut(error: &dyn fmt::Display) -> String {
     line.trim_start_matches("error: ").chars().take(200).collect()
 }
 
-/// A monotonic clock for the interpreter's timer; rules cannot read it.
-struct Monotonic(Instant);
+/// What the interpreter's timer takes for a clock: a nanosecond is a step. The interpreter looks at it once in
+/// [`STEPS_BETWEEN_CHECKS`] steps, and works on one thread.
+struct StepCounter;
 
-impl TimeSource for Monotonic {
+thread_local! {
+    static STEPS: Cell<u64> = const { Cell::new(0) };
+}
+
+impl TimeSource for StepCounter {
     fn now(&self) -> Option<Duration> {
-        Some(self.0.elapsed())
+        let steps = STEPS.get().wrapping_add(STEPS_BETWEEN_CHECKS.into());
+        STEPS.set(steps);
+        Some(Duration::from_nanos(steps))
     }
 }
 
-static MONOTONIC: LazyLock<Monotonic> = LazyLock::new(|| Monotonic(Instant::now()));
 /// Without a clock the interpreter would not stop: this is forced before any rule is compiled.
 static CLOCK: LazyLock<()> = LazyLock::new(|| {
     // It fails only where a clock is set already.
-    let _ = set_time_source(&*MONOTONIC);
+    let _ = set_time_source(&StepCounter);
 });

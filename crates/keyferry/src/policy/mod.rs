@@ -8,12 +8,19 @@ use crate::output::CommandResult;
 
 mod offline;
 mod online;
+mod token;
 
 /// The commands about key transfer policies.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Check a policy document: exit code 0 if nothing is found, 1 if it is weaker than it looks, 2 if it is no policy.
     Lint(offline::Lint),
+    /// Run a policy's unit tests from a file: exit code 0 if all pass, 1 if one does not.
+    Test(offline::Test),
+    /// What another version of a document changes: exit code 0 if nothing permits more than before, 1 if something does.
+    Diff(offline::Diff),
+    /// How a token fares against a document, on this machine: exit code 0 if it would be permitted, 1 if not.
+    Try(token::Try),
     /// Store a policy; its id goes to stdout, what it is weak in to stderr.
     Create(online::Create),
     /// Show a stored policy's document.
@@ -35,6 +42,9 @@ pub(crate) enum PolicyCommand {
 pub(crate) fn run(command: PolicyCommand) -> CommandResult {
     match command {
         PolicyCommand::Lint(lint) => lint.run(),
+        PolicyCommand::Test(test) => test.run(),
+        PolicyCommand::Diff(diff) => diff.run(),
+        PolicyCommand::Try(attempt) => attempt.run(),
         PolicyCommand::Create(create) => create.run(),
         PolicyCommand::Show(show) => show.run(),
         PolicyCommand::List(list) => list.run(),
