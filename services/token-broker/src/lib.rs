@@ -194,13 +194,7 @@ fn consume_evidence(scope: &Scope, bus: &Bus, broker: &Arc<Broker>, workers: usi
     });
 }
 
-async fn serve_https(
-    config: &HttpsConfig,
-    requests: usize,
-    scope: &Scope,
-    broker: Arc<Broker>,
-    at_work: AtWork,
-) -> Result<(), StartError> {
+async fn serve_https(config: &HttpsConfig, requests: usize, scope: &Scope, broker: Arc<Broker>, at_work: AtWork) -> Result<(), StartError> {
     let api_key = config.api_key().map_err(|mistake| StartError::message(mistake.to_string()))?;
     let tls = keyferry_tls::server_config(&config.certificate, ALPN_HTTP).during("reading https.certificate")?;
     let listener = scope.bind("https", config.listen).await?.into_std().during("taking over the https listener")?;
