@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use keyferry_contract::release::v1::{TransferKeyRequest, key_broker_client::KeyBrokerClient, transfer_key_request::Credential};
-use keyferry_testkit::stack::KmsKind;
+use keyferry_testkit::stack::{KmsKind, KmsServer};
 use tokio::{runtime::Runtime, sync::Barrier, task::JoinSet};
 use tonic::{Code, transport::Channel};
 
@@ -225,6 +225,7 @@ async fn asked_until_released(
 
 /// How often the KMIP server has been asked for a key, by its own log.
 fn kms_gets(installation: &Installation) -> Result<usize> {
-    let log = installation.stack.kmip.as_ref().context("the stack has no KMIP server")?.log();
+    let Some(KmsServer::Pykmip(server)) = &installation.stack.kms else { bail!("the stack has no KMIP server") };
+    let log = server.log();
     Ok(log.lines().filter(|line| line.ends_with("Processing operation: Get")).count())
 }

@@ -10,7 +10,7 @@ use keyferry_attestation_token::{AuthenticToken, Nonce};
 use keyferry_bus::{AuditLog, Bus};
 use keyferry_contract::Reason;
 use keyferry_identifiers::{KeyId, PolicyId, ReleaseId};
-use keyferry_key_transfer_policy::{Comparison, Policy, PolicyDenial, evaluate, explain};
+use keyferry_key_transfer_policy::{Comparison, Policy, PolicyDenial, evaluate, explain, explain_for};
 use keyferry_kms::Kms;
 use keyferry_lifecycle::clock;
 use keyferry_sealed_store::StoreKey;
@@ -225,8 +225,10 @@ impl Release {
             Ok(rule) => (&*rule.policy, Some((rule.policy_id, rule.version))),
             Err(policy) => (policy, None),
         };
-        let key_id = if let Asked::Key(id) = asked { id } else { KeyId::random() };
-        let comparisons = explain(policy, &token);
+        let (key_id, comparisons) = match asked {
+            Asked::Key(id) => (id, explain_for(policy, &token, id)),
+            Asked::Policy(..) | Asked::Document(_) => (KeyId::random(), explain(policy, &token)),
+        };
         let reason = evaluate(policy, token, key_id).err().map(|denial| Denial::from(denial).reason());
         Ok(Explanation { policy: stored, reason, comparisons })
     }

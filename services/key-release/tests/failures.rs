@@ -24,7 +24,7 @@ async fn a_kms_that_is_down_refuses_with_a_reason_and_recovers() {
     let key_id = stack.simulator_key().await;
     let token = stack.verifier.token(|_| {});
     stack.kms.go_down();
-    assert_eq!(refusal(stack.transfer(&key_id, &token).await), refused(Code::Unavailable, "kms_unavailable"));
+    assert_eq!(refusal(stack.transfer(&key_id, &token).await), refused(Code::Unavailable, "kms_unreachable"));
     let record = stack.audit().await.pop().unwrap();
     assert_eq!((record.decision(), record.reason()), (AuditDecision::Denied, Reason::KmsUnreachable));
     stack.kms.recover();

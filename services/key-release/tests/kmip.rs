@@ -55,10 +55,10 @@ async fn a_kmip_server_that_is_gone_refuses_and_one_that_is_back_releases_the_sa
     let key_id = stack.simulator_key().await;
     let before = transferred(&stack, &key_id).await.unwrap();
     server.kill().await;
-    assert_eq!(refusal(transferred(&stack, &key_id).await), refused(Code::Unavailable, "kms_unavailable"));
+    assert_eq!(refusal(transferred(&stack, &key_id).await), refused(Code::Unavailable, "kms_unreachable"));
     assert_eq!(last_reason(&stack).await, (AuditDecision::Denied, Reason::KmsUnreachable));
     let request = CreateKeyRequest { algorithm: KeyAlgorithm::Aes.into(), length_bits: 256, ..CreateKeyRequest::default() };
-    assert_eq!(refusal(stack.administration().create_key(admin(request)).await), refused(Code::Unavailable, "kms_unavailable"));
+    assert_eq!(refusal(stack.administration().create_key(admin(request)).await), refused(Code::Unavailable, "kms_unreachable"));
     server.restart().await.unwrap();
     assert_eq!(transferred(&stack, &key_id).await.unwrap(), before);
 }
