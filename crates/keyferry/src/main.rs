@@ -92,3 +92,13 @@ fn parse() -> Result<Option<Cli>, Failure> {
         Err(error) => Err(Failure::command_line(&error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_flags_of_a_command_have_one_name() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -16,7 +16,7 @@ use keyferry_contract::{
     Reason,
     fleet::v1::{TdRecord, TdState},
     release::v1::{
-        AuditDecision::{self, Exported, KeyCreated, PolicyChanged, Released},
+        AuditDecision::{self, Exported, KeyCreated, PolicyChanged, Released, UserCreated},
         AuditRecord, ExplainPolicyRequest, ExportKeyRequest, KeyReleased,
     },
 };
@@ -48,8 +48,8 @@ async fn a_key_is_released_to_the_attested_td_and_recorded() {
 
     let records = stack.audit().await;
     let decisions: Vec<_> = records.iter().map(AuditRecord::decision).collect();
-    assert_eq!(decisions, [PolicyChanged, KeyCreated, Exported, Released, Released]);
-    let record = &records[3];
+    assert_eq!(decisions, [UserCreated, PolicyChanged, KeyCreated, Exported, Released, Released]);
+    let record = &records[4];
     assert_eq!(record.record_id, released.release_id);
     assert_eq!((record.td_id.as_str(), record.trust_anchor.as_str()), (TD_ID, ANCHOR));
     assert_eq!((record.key_id.as_str(), record.policy_id.as_str(), record.policy_version), (key_id.as_str(), policy.as_str(), 1));

@@ -24,6 +24,7 @@ pub(crate) enum PolicyCommand {
     /// Store a policy; its id goes to stdout, what it is weak in to stderr.
     Create(online::Create),
     /// Show a stored policy's document.
+    #[command(disable_version_flag = true)] // it has a version of its own
     Show(online::Show),
     /// List the stored policies.
     List(online::List),
@@ -32,10 +33,12 @@ pub(crate) enum PolicyCommand {
     /// List every version there was, newest first.
     History(online::One),
     /// Make a new version whose document is that of an older one; its number goes to stdout.
+    #[command(disable_version_flag = true)] // it has a version of its own
     Rollback(online::Rollback),
     /// Delete a policy that no key refers to.
     Delete(online::One),
     /// How a token fares against a policy, claim by claim: exit code 0 if the key would be released, 1 if not.
+    #[command(disable_version_flag = true)] // it has a version of its own
     Explain(online::Explain),
 }
 
