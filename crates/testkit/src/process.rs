@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -119,7 +119,11 @@ impl Service {
 
     /// The address of a TCP listener; an error names those there are.
     pub fn address(&self, listener: &str) -> Result<SocketAddr, StartFailure> {
-        self.addresses.get(listener).and_then(|address| address.parse().ok()).ok_or_else(|| {
+        let reported = self.addresses.get(listener).and_then(|address| address.parse::<SocketAddr>().ok());
+        // Whoever listens everywhere is found on loopback.
+        let reachable =
+            reported.map(|address| if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { address });
+        reachable.ok_or_else(|| {
             let known: Vec<_> = self.addresses.keys().collect();
             StartFailure::new(format!("{} reports no listener {listener:?} (it has {known:?})", self.instance), "report this")
         })

@@ -43,7 +43,7 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     pin_missing(&config.issuers, clock::now()).await.during("pinning the root of an issuer")?;
     let issuers = Arc::new(Issuers::open(&config.issuers).during("reading the issuers")?);
     let verifier = config.verifier.as_ref().map(verifier).transpose().during("setting up the verifier")?;
-    let administrator = administrator(&config.admin)?;
+    let administrators = administrators(&config.admin)?;
     let kms = config.kms.connect().await.during("opening the key management system")?;
     let bus = Bus::connect(&config.bus, "key-release").await.during("connecting to the bus")?;
 
@@ -53,7 +53,7 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let parts = Parts { bus: bus.clone(), audit, store_key: Arc::clone(&store_key), issuers: Arc::clone(&issuers), kms, verifier };
     let release = Release::new(parts);
     let users = Users::new(&release, &bus, &store_key, &config.users.settings());
-    open_users(&scope, &users, administrator).await;
+    open_users(&scope, &users, administrators).await;
     let router =
         surface::router(&release, &users, config.client_limits, config.trace_context.into()).await.during("building the services")?;
     let listener = scope.bind("grpc", config.listen).await?;
@@ -120,27 +120,37 @@ fn verifier(config: &VerifierConfig) -> Result<TrustAuthority, TrustAuthorityErr
     TrustAuthority::new(&settings)
 }
 
-fn administrator(config: &AdminConfig) -> Result<Option<(String, Secret)>, StartError> {
-    let config = config.or_from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-    let administrator = config.resolved().map_err(|mistake| StartError::message(mistake.to_string()))?;
-    if administrator.is_none() {
+/// The one of the settings, and the one that Intel's variables name beside it: an operator who passes both means both.
+fn administrators(config: &AdminConfig) -> Result<Vec<(String, Secret)>, StartError> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut administrators = Vec::new();
+    for config in [config.or_from(variable), AdminConfig::default().or_from(variable)] {
+        // A lone variable belongs to the settings, which it completes.
+        let is_complete = config.username.is_some() && (config.password.is_some() || config.password_file.is_some());
+        if !is_complete && !administrators.is_empty() {
+            continue;
+        }
+        let resolved = config.resolved().map_err(|mistake| StartError::message(mistake.to_string()))?;
+        administrators.extend(resolved.filter(|(name, _)| administrators.iter().all(|(other, _): &(String, Secret)| other != name)));
+    }
+    if administrators.is_empty() {
         tracing::info!("no administrator is configured: only users that are in the store already can get in");
     }
-    Ok(administrator)
+    Ok(administrators)
 }
 
 /// Before the listener is open, so that the first administrator gets in with the first request; but the store may come
 /// later than this service, and then it is tried again.
-async fn open_users(scope: &Scope, users: &Users, administrator: Option<(String, Secret)>) {
+async fn open_users(scope: &Scope, users: &Users, administrators: Vec<(String, Secret)>) {
     let check = scope.readiness_check("users");
-    let opened = tokio::time::timeout(USERS_WITHIN, users.bootstrap(administrator.as_ref())).await;
+    let opened = tokio::time::timeout(USERS_WITHIN, users.bootstrap(&administrators)).await;
     if matches!(opened, Ok(Ok(()))) {
         return check.up();
     }
     check.down("the users cannot be read yet");
     let (users, stop) = (users.clone(), scope.cancellation());
     scope.spawn("users", async move {
-        while let Err(denial) = users.bootstrap(administrator.as_ref()).await {
+        while let Err(denial) = users.bootstrap(&administrators).await {
             tracing::warn!(error = %denial, "the users cannot be read; this is tried again");
             check.down(denial.reason().label());
             tokio::select! {

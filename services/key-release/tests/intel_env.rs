@@ -12,13 +12,13 @@ use std::{
     time::Duration,
 };
 
-use harness::{PASSWORD, TD, admin, refusal, refused, verifier::Verifier};
+use harness::{PASSWORD, TD, admin, basic, refusal, refused, verifier::Verifier, with_credential};
 use key_release::Config;
 use keyferry_attestation_token::Algorithm;
 use keyferry_bus::Role;
 use keyferry_contract::release::v1::{
-    CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, TransferKeyRequest, key_administration_client::KeyAdministrationClient,
-    key_broker_client::KeyBrokerClient, transfer_key_request::Credential,
+    CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, ListKeysRequest, TransferKeyRequest,
+    key_administration_client::KeyAdministrationClient, key_broker_client::KeyBrokerClient, transfer_key_request::Credential,
 };
 use keyferry_key_wrap::WrappedKey;
 use keyferry_kms::{KmsConfig, TlsLibrary, VaultAuth, VaultEngine, Version};
@@ -418,4 +418,21 @@ async fn a_root_that_changes_after_it_was_pinned_is_refused() {
     let refusal = refusal(KeyBrokerClient::new(channel).transfer_key(request).await);
     assert_eq!(refusal, refused(Code::Unavailable, "jwks_unavailable"));
     assert_eq!(fs::read_to_string(&root).unwrap(), other.root_pem, "what is pinned stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_administrators_of_both_configurations_get_in() {
+    let deployment = Deployment::start().await;
+    let mut spec = deployment.spec();
+    spec.config["admin"] = json!({ "username": "native", "password": "another long password" });
+    let mut service = Service::begin(spec, deployment.site.directory.path()).unwrap();
+    service.until_ready().await.unwrap();
+    let roots = RootsConfig::Ders(vec![deployment.certificate()]);
+    let address = format!("https://{}", service.address("grpc").unwrap());
+    let channel = grpc_channel(&address, &client_config(&roots, false).unwrap()).unwrap();
+    let mut administration = KeyAdministrationClient::new(channel);
+    for (name, password, gets_in) in [("admin", PASSWORD, true), ("native", "another long password", true), ("native", PASSWORD, false)] {
+        let request = with_credential(ListKeysRequest::default(), &basic(name, password));
+        assert_eq!(administration.list_keys(request).await.is_ok(), gets_in, "{name}");
+    }
 }

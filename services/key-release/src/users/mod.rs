@@ -143,17 +143,23 @@ impl Users {
 
     /// Makes what must be there: the key that signs tokens, and the first administrator, with every permission. If there
     /// is a user of that name nothing changes, the password neither.
-    pub async fn bootstrap(&self, administrator: Option<&(String, Secret)>) -> Result<(), Denial> {
+    pub async fn bootstrap<'a>(&self, administrators: impl IntoIterator<Item = &'a (String, Secret)>) -> Result<(), Denial> {
         self.0.tokens.open().await?;
         self.0.directory.forget_imports().await?;
-        let Some((name, password)) = administrator else { return Ok(()) };
+        for (name, password) in administrators {
+            self.first(name, password).await?;
+        }
+        Ok(())
+    }
+
+    async fn first(&self, name: &str, password: &Secret) -> Result<(), Denial> {
         if self.0.directory.by_name(name).await?.is_some() {
             return Ok(());
         }
         check_username(name)?;
         check_password(password.expose())?;
         let hash = self.0.hasher.hash(password.expose()).await?;
-        let user = fresh(name.clone(), hash, Permission::ALL.into());
+        let user = fresh(name.to_owned(), hash, Permission::ALL.into());
         let record = AuditRecord { actor: BOOTSTRAP.to_owned(), ..about(AuditDecision::UserCreated, &user) };
         self.0.release.audit().allowed(record).await?;
         match self.0.directory.add(&user).await {
