@@ -195,11 +195,7 @@ impl One {
 
     async fn delete(&self, broker: Broker) -> CommandResult {
         broker.answer(broker.keys().delete_key(DeleteKeyRequest { key_id: self.key_id.clone() }).await)?;
-        if self.json {
-            return done(json!({ "deleted": self.key_id }));
-        }
-        output::talk(format!("key {} is deleted", self.key_id));
-        Ok(ExitCode::SUCCESS)
+        output::deleted("key", &self.key_id, self.json)
     }
 }
 

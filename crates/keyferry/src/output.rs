@@ -135,3 +135,13 @@ pub(crate) fn time(timestamp: Option<prost_types::Timestamp>) -> Option<String> 
     let timestamp = timestamp?;
     jiff::Timestamp::new(timestamp.seconds, timestamp.nanos).ok().map(|time| time.to_string())
 }
+
+/// Says that something was deleted.
+pub(crate) fn deleted(what: &str, id: &str, json: bool) -> CommandResult {
+    if json {
+        data(serde_json::json!({ "deleted": id }))?;
+    } else {
+        talk(format!("{what} {id} is deleted"));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -145,11 +145,7 @@ impl One {
 
     async fn delete(&self, broker: Broker) -> CommandResult {
         broker.answer(broker.users().delete_user(DeleteUserRequest { user_id: self.user_id.clone() }).await)?;
-        if self.json {
-            return done(json!({ "deleted": self.user_id }));
-        }
-        output::talk(format!("user {} is deleted", self.user_id));
-        Ok(ExitCode::SUCCESS)
+        output::deleted("user", &self.user_id, self.json)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::extract::MatchedPath;
-use http::{Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, info_span};
 
@@ -17,6 +17,21 @@ use crate::{
     propagation::{Trust, extract_http},
     spans::SpanAttributes,
 };
+
+/// The header that ties a request to its answer, on every REST surface.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const REQUEST_ID_CHARACTERS_MAX: usize = 128;
+
+/// The caller's request id, if it may be echoed: `[A-Za-z0-9_ /.-]`, 1 to 128, nothing that could break a log, a header, or
+/// a client that pastes headers into JSON.
+pub fn request_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_harmless = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_CHARACTERS_MAX).contains(&bytes.len())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_ /.-".contains(byte))
+    };
+    headers.get(REQUEST_ID).filter(is_harmless).cloned()
+}
 
 /// For axum routers: add it with `Router::layer` after the routes, so that the matched route is known. Paths, queries and
 /// headers are not recorded: they may hold identifiers and credentials.
@@ -102,4 +117,22 @@ fn finish(span: &Span, method: &str, route: &str, status: http::StatusCode, star
 fn method(method: &Method) -> &'static str {
     const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_harmless() {
+        let given = |text: &str| {
+            let value = HeaderValue::from_str(text).unwrap();
+            request_id(&HeaderMap::from_iter([(REQUEST_ID, value)])).is_some()
+        };
+        assert!(given("a b/c_1.-") && given(&"x".repeat(128)));
+        for text in ["", "a\"b", "a{b", &"x".repeat(129)] {
+            assert!(!given(text), "{text}");
+        }
+        assert!(request_id(&HeaderMap::new()).is_none());
+    }
 }

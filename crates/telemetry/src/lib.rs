@@ -21,7 +21,7 @@ mod setup;
 mod text;
 
 pub use grpc::{CallBody, GrpcLayer, GrpcService, grpc_client_layer, grpc_server_layer};
-pub use http_server::{HttpServerLayer, HttpServerService, http_server_layer};
+pub use http_server::{HttpServerLayer, HttpServerService, REQUEST_ID, http_server_layer, request_id};
 pub use metrics::{Counter, Gauge, Histogram, Instrument, Label, render};
 pub use propagation::{RemoteContext, Trust, extract, inject};
 pub use setup::{Config, Telemetry, TelemetryError, init};

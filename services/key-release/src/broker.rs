@@ -10,6 +10,7 @@ use keyferry_contract::{
     },
 };
 use keyferry_identifiers::{KeyId, PolicyId};
+use keyferry_key_transfer_policy::AttestationType;
 use keyferry_key_transfer_policy::DOCUMENT_BYTES_MAX;
 use keyferry_trust_authority::Evidence;
 use tonic::{Request, Response, Status};
@@ -18,7 +19,7 @@ use crate::{
     Denial,
     audit::claim_result,
     fetched::ReleasedKey,
-    release::{Asked, AttestationType, Credential, Release},
+    release::{Asked, Credential, Release},
     users::{Permission, Users, authenticated},
 };
 

@@ -10,7 +10,7 @@ use keyferry_attestation_token::{AuthenticToken, Nonce};
 use keyferry_bus::{AuditLog, Bus};
 use keyferry_contract::Reason;
 use keyferry_identifiers::{KeyId, PolicyId, ReleaseId};
-use keyferry_key_transfer_policy::{Comparison, Policy, PolicyDenial, evaluate, explain, explain_for};
+use keyferry_key_transfer_policy::{AttestationType, Comparison, Policy, PolicyDenial, evaluate, explain, explain_for};
 use keyferry_kms::Kms;
 use keyferry_lifecycle::clock;
 use keyferry_sealed_store::StoreKey;
@@ -84,29 +84,6 @@ pub(crate) enum Credential {
     Token(String),
     /// Background-check mode: evidence, and of what type the caller says it is.
     Evidence(AttestationType, Box<Evidence>),
-}
-
-/// What a policy is for, and evidence of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AttestationType {
-    Tdx,
-    Sgx,
-}
-
-impl AttestationType {
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::Tdx => "TDX",
-            Self::Sgx => "SGX",
-        }
-    }
-}
-
-fn attestation_type(rule: &Rule) -> AttestationType {
-    match rule.policy.attestation_type() {
-        keyferry_key_transfer_policy::AttestationType::Tdx => AttestationType::Tdx,
-        keyferry_key_transfer_policy::AttestationType::Sgx => AttestationType::Sgx,
-    }
 }
 
 /// A decided, recorded release.
@@ -207,7 +184,7 @@ impl Release {
     pub(crate) async fn challenge(&self, key_id: KeyId) -> Result<(AttestationType, Nonce), Denial> {
         let key = self.0.records.key(key_id).await?;
         let rule = self.0.records.rule(&key).await?;
-        Ok((attestation_type(&rule), self.nonce().await?))
+        Ok((rule.policy.attestation_type(), self.nonce().await?))
     }
 
     /// For administrators: every comparison of a token with a policy.
@@ -275,7 +252,7 @@ impl Inner {
         let token = match credential {
             Credential::Token(jwt) => self.verify(&jwt).await?,
             Credential::Evidence(kind, evidence) => {
-                let wanted = attestation_type(&rule);
+                let wanted = rule.policy.attestation_type();
                 if kind != wanted {
                     return Err(Denial::AttestationType { wanted: wanted.label(), got: kind.label() });
                 }

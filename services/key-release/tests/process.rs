@@ -159,7 +159,9 @@ async fn it_starts_before_the_verifier_and_keeps_its_keys_over_a_restart() {
     nats.restart().await.unwrap();
     until_ready(&service).await;
     service.kill().await;
-    assert!(!service.log().contains(harness::PASSWORD));
+    let log = service.log();
+    assert!(!log.contains(harness::PASSWORD));
+    assert!(log.lines().any(|line| line.contains("key not released") && line.contains("jwks_unavailable")), "{log}");
 }
 
 /// The audit as it is stored, verified, and the ids of its records.

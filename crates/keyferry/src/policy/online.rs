@@ -232,11 +232,7 @@ impl One {
     pub(super) fn delete(&self) -> CommandResult {
         online(&self.connection, async |broker| {
             broker.answer(broker.keys().delete_policy(DeletePolicyRequest { policy_id: self.policy_id.clone() }).await)?;
-            if self.json {
-                return done(json!({ "deleted": self.policy_id }));
-            }
-            output::talk(format!("policy {} is deleted", self.policy_id));
-            Ok(ExitCode::SUCCESS)
+            output::deleted("policy", &self.policy_id, self.json)
         })
     }
 }

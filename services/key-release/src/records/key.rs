@@ -49,7 +49,6 @@ pub(crate) enum Algorithm {
     Ec,
 }
 
-#[cfg_attr(not(test), allow(dead_code, reason = "algorithms by name are for the REST surface"))]
 impl Algorithm {
     /// Upper or lower case mean the same key.
     pub(crate) fn parse(text: &str) -> Option<Self> {

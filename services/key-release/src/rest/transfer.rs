@@ -11,6 +11,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use keyferry_attestation_token::Nonce;
 use keyferry_contract::{EVENT_LOG_BYTES_MAX, QUOTE_BYTES_MAX, TOKEN_BYTES_MAX, USER_DATA_BYTES_MAX};
 use keyferry_identifiers::KeyId;
+use keyferry_key_transfer_policy::AttestationType;
 use keyferry_trust_authority::Evidence;
 use serde::Deserialize;
 use serde_json::json;
@@ -23,7 +24,7 @@ use crate::{
     Denial,
     broker::{NONCE_IAT_BYTES_MAX, NONCE_SIGNATURE_BYTES_MAX, NONCE_VAL_BYTES_MAX, bounded},
     fetched::ReleasedKey,
-    release::{AttestationType, Credential},
+    release::Credential,
 };
 
 #[derive(Deserialize)]

@@ -22,7 +22,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use keyferry_attestation_token::Shape;
 use keyferry_contract::Reason;
 use keyferry_lifecycle::Secret;
-use keyferry_telemetry::{Trust, http_server_layer};
+use keyferry_telemetry::{REQUEST_ID, Trust, http_server_layer, request_id};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -36,9 +36,7 @@ const BODY_BYTES_MAX: usize = 500_000;
 /// body never ends meets it; it would keep its place among the requests under way for ever.
 const REQUEST_WITHIN: Duration = Duration::from_secs(30);
 const API_KEY: &str = "x-api-key";
-const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const TRACE_ID: HeaderName = HeaderName::from_static("trace-id");
-const REQUEST_ID_CHARACTERS_MAX: usize = 128;
 
 /// Every address, with its path as clients know it.
 pub(crate) fn router(broker: Arc<Broker>, api_key: &Secret, requests: usize) -> Router {
@@ -84,7 +82,7 @@ async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Resp
 
 /// Echoes the caller's request id and names our trace.
 async fn identify(request: Request, next: Next) -> Response {
-    let request_id = request.headers().get(&REQUEST_ID).filter(|value| is_request_id(value)).cloned();
+    let request_id = request_id(request.headers());
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     if let Some(request_id) = request_id {
@@ -92,13 +90,6 @@ async fn identify(request: Request, next: Next) -> Response {
     }
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// `[A-Za-z0-9_ /.-]`, 1 to 128: nothing that could break a client that pastes headers into JSON.
-fn is_request_id(value: &HeaderValue) -> bool {
-    let bytes = value.as_bytes();
-    (1..=REQUEST_ID_CHARACTERS_MAX).contains(&bytes.len())
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_ /.-".contains(byte))
 }
 
 /// The trace of the answer; set where the request's span is the current one.
