@@ -7,9 +7,10 @@ mod harness;
 
 use futures::future::join_all;
 use harness::{
-    Stack,
+    Stack, listen_within,
     rest::{JSON, ended, exchanged, sent},
 };
+use key_release::rest::ClientLimits;
 use reqwest::Version;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -121,23 +122,25 @@ async fn whoever_only_causes_refusals_is_told_to_wait_and_releases_cost_nothing(
 async fn challenges_are_few_for_each_client() {
     let stack = Stack::start().await;
     let key = stack.simulator_key().await;
-    let client = stack.client();
-    let ask = || async {
-        let request = client.post(stack.url(&format!("/kbs/v1/keys/{key}/transfer"))).header("accept", JSON);
-        sent(request).await
-    };
+    let limits = ClientLimits { challenges_per_second: 1, ..ClientLimits::default() };
+    let (address, _) = listen_within(limits, &stack.release, &stack.users, &stack.authority).await;
+    let url = format!("https://{address}/kbs/v1/keys/{key}/transfer");
+    let (client, neighbour) = (stack.client(), stack.client_at([127, 0, 0, 2]));
+    let ask = |client: &reqwest::Client| sent(client.post(&url).header("accept", JSON));
     let mut limited = None;
-    for _ in 0..20 {
-        let answers = join_all((0..50).map(|_| ask())).await;
-        assert!(answers.iter().all(|answer| matches!(answer.status, 200 | 429)), "{answers:?}");
-        limited = answers.into_iter().find(|answer| answer.status == 429);
-        if limited.is_some() {
+    // Ten at once and one a second, and no more than all clients together may have.
+    for _ in 0..30 {
+        let answer = ask(&client).await;
+        assert!(matches!(answer.status, 200 | 429), "{answer:?}");
+        if answer.status == 429 {
+            limited = Some(answer);
             break;
         }
     }
     let limited = limited.unwrap();
     assert_eq!(limited.json()["reason"], "rate_limited");
     assert!(limited.header("retry-after").is_some());
+    assert_eq!(ask(&neighbour).await.status, 200, "another client has a budget of its own");
 }
 
 async fn lives(stack: &Stack) {

@@ -213,7 +213,17 @@ pub(crate) fn caller(name: &str, password: &str, address: &str) -> Caller {
 
 /// Serves gRPC; returns where, and a client's channel.
 async fn listen(release: &Release, users: &Users, authority: &CertificateAuthority) -> (SocketAddr, Channel) {
-    let router = surface::router(release, users, ClientLimits::default(), Trust::Adopt).await.unwrap();
+    listen_within(ClientLimits::default(), release, users, authority).await
+}
+
+/// One more listener of the same service.
+pub(crate) async fn listen_within(
+    limits: ClientLimits,
+    release: &Release,
+    users: &Users,
+    authority: &CertificateAuthority,
+) -> (SocketAddr, Channel) {
+    let router = surface::router(release, users, limits, Trust::Adopt).await.unwrap();
     let issued = authority.issue_server(&["127.0.0.1"], clock::now(), 30).unwrap();
     let tls = server_config_from_issued(&issued, ALPN_HTTP).unwrap();
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

@@ -51,6 +51,12 @@ impl Stack {
         Client::builder().tls_backend_preconfigured(http_client_config(&self.roots()).unwrap()).build().unwrap()
     }
 
+    /// A client whose connections come from this address.
+    pub(crate) fn client_at(&self, address: [u8; 4]) -> Client {
+        let builder = Client::builder().tls_backend_preconfigured(http_client_config(&self.roots()).unwrap());
+        builder.local_address(std::net::IpAddr::from(address)).build().unwrap()
+    }
+
     pub(crate) fn http1(&self) -> Client {
         let mut config = http_client_config(&self.roots()).unwrap();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
