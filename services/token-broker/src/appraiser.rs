@@ -10,61 +10,14 @@ use std::{
 use aws_lc_rs::{digest, hmac};
 use keyferry_appraisal::{AppraisalPolicy, Appraised, PolicyError, appraise};
 use keyferry_attestation_token as token;
-use keyferry_attestation_token::{IssuedToken, MatchedPolicy, Shape, TdMeasurements, TdxClaims, TokenIssuer};
+use keyferry_attestation_token::{Algorithm, IssuedToken, MatchedPolicy, TdMeasurements, TdxClaims, TokenIssuer};
 use keyferry_contract::Reason;
 use keyferry_dcap::{VerifiedQuote, Verifier, claimed_fmspc};
-use keyferry_identifiers::{AttestationId, PolicyId, TdId};
-use keyferry_tdx_quote::{Quote, report_data};
+use keyferry_identifiers::PolicyId;
+use keyferry_tdx_quote::Quote;
 use keyferry_telemetry::{SpanAttributes, names, spans};
-use sha2::{Digest, Sha256};
 
-use crate::{collateral::CollateralStore, nonce::Nonce, refusal::Refusal};
-
-/// Evidence that was decoded and bounded, and whose quote parses.
-pub(crate) struct Evidence {
-    /// The quote.
-    pub(crate) quote: Quote,
-    /// The nonce as it came back.
-    pub(crate) nonce: Nonce,
-    /// What the TD bound into the quote.
-    pub(crate) user_data: Vec<u8>,
-    /// Further policies to satisfy.
-    pub(crate) policy_ids: Vec<PolicyId>,
-    /// The TD's bus identity, when it came over the bus.
-    pub(crate) td_id: Option<TdId>,
-    /// The attestation, when it came over the bus.
-    pub(crate) attestation_id: Option<AttestationId>,
-    /// In which shape the token is wanted.
-    pub(crate) shape: Shape,
-}
-
-/// User data is the TD's own affair, and a nonce its right to a token.
-impl std::fmt::Debug for Evidence {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Evidence({:?}, {:?}, contents redacted)", self.td_id, self.attestation_id)
-    }
-}
-
-impl Evidence {
-    /// Names this evidence: everything that decides its answer. The quote counts to its last byte before the zero tail:
-    /// whoever changes its certificates or signatures sends other evidence, which nobody verified.
-    pub(crate) fn digest(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            hash.update((bytes.len() as u64).to_be_bytes());
-            hash.update(bytes);
-        };
-        part(self.quote.without_tail());
-        part(&self.user_data);
-        part(self.td_id.as_ref().map(TdId::as_str).unwrap_or_default().as_bytes());
-        part(self.attestation_id.as_ref().map(ToString::to_string).unwrap_or_default().as_bytes());
-        part(&[u8::from(self.shape == Shape::V1Flat)]);
-        for id in &self.policy_ids {
-            part(id.to_string().as_bytes());
-        }
-        hash.finalize().into()
-    }
-}
+use crate::{collateral::CollateralStore, evidence::Evidence, refusal::Refusal};
 
 /// A token, and what the audit record and the fleet say about it.
 #[derive(Debug)]
@@ -172,13 +125,21 @@ impl Appraiser {
         self.verifier.memory().seen()
     }
 
+    /// The algorithms that a token can be asked for; the first is used when none is.
+    pub(crate) fn algorithms(&self) -> Vec<Algorithm> {
+        vec![self.issuer.key().algorithm()]
+    }
+
     /// Appraises at `now` (Unix seconds). A few milliseconds of CPU.
     pub(crate) fn attest(&self, evidence: &Evidence, now: u64) -> Result<Verdict, Refusal> {
+        if let Some(wanted) = evidence.algorithm.filter(|wanted| !self.algorithms().contains(wanted)) {
+            return Err(Refusal::new(Reason::RequestMalformed, format!("tokens are not signed with {wanted} here")));
+        }
         let verified = spans::step(names::VERIFY_QUOTE).in_scope(|| self.verify(&evidence.quote, now))?;
-        let (appraised, matched) = spans::step(names::APPRAISE).in_scope(|| self.appraise(verified, evidence))?;
+        let (appraised, policies) = spans::step(names::APPRAISE).in_scope(|| self.appraise(&verified, evidence))?;
         let signing = spans::step(names::SIGN_TOKEN);
         signing.attribute(names::ALGORITHM, self.issuer.key().algorithm().name());
-        let claims = claims(&appraised, evidence, matched);
+        let claims = claims(&appraised, evidence, policies);
         let token = signing
             .in_scope(|| self.issuer.issue(&claims, evidence.shape, now))
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
@@ -208,20 +169,32 @@ impl Appraiser {
     }
 
     /// The base policy always counts; policies that the evidence names come on top.
-    fn appraise(&self, verified: VerifiedQuote, evidence: &Evidence) -> Result<(Appraised, Vec<MatchedPolicy>), Refusal> {
-        let expected = report_data(&evidence.nonce.val, &evidence.nonce.iat, &evidence.user_data);
-        let mut matched = Vec::new();
+    fn appraise(&self, verified: &VerifiedQuote, evidence: &Evidence) -> Result<(Appraised, PolicyResults), Refusal> {
+        let expected = evidence.expected_report_data()?.unwrap_or(verified.report().report_data);
+        let mut results = PolicyResults::default();
+        let appraised = appraise(verified.clone(), &self.policies.base, &expected)?;
         for id in &evidence.policy_ids {
             let named = self.policies.named.get(id);
             let named = named.ok_or_else(|| Refusal::new(Reason::PolicyNotFound, format!("appraisal policy {id} is not configured")))?;
-            appraise(verified.clone(), &named.policy, &expected)?;
-            matched.push(MatchedPolicy { id: *id.as_uuid(), version: 1, hash: Some(named.hash) });
+            let entry = MatchedPolicy { id: *id.as_uuid(), version: 1, hash: Some(named.hash) };
+            match appraise(verified.clone(), &named.policy, &expected) {
+                Ok(_) => results.matched.push(entry),
+                Err(denial) if evidence.policy_must_match => return Err(denial.into()),
+                Err(_) => results.unmatched.push(entry),
+            }
         }
-        Ok((appraise(verified, &self.policies.base, &expected)?, matched))
+        Ok((appraised, results))
     }
 }
 
-fn claims(appraised: &Appraised, evidence: &Evidence, policies_matched: Vec<MatchedPolicy>) -> TdxClaims {
+/// What became of the policies that the evidence names.
+#[derive(Default)]
+struct PolicyResults {
+    matched: Vec<MatchedPolicy>,
+    unmatched: Vec<MatchedPolicy>,
+}
+
+fn claims(appraised: &Appraised, evidence: &Evidence, policies: PolicyResults) -> TdxClaims {
     let (verified, report) = (appraised.verified(), appraised.report());
     let digests = verified.digests();
     TdxClaims {
@@ -256,15 +229,15 @@ fn claims(appraised: &Appraised, evidence: &Evidence, policies_matched: Vec<Matc
         },
         pce_svn: verified.pck().pce_svn,
         sgx_tcb_components: verified.pck().cpu_svn,
-        nonce: Some(token::Nonce {
-            val: evidence.nonce.val.clone(),
-            iat: evidence.nonce.iat.clone(),
-            signature: evidence.nonce.signature.clone(),
+        nonce: evidence.nonce.as_ref().map(|nonce| token::Nonce {
+            val: nonce.val.clone(),
+            iat: nonce.iat.clone(),
+            signature: nonce.signature.clone(),
         }),
         trust_anchor: verified.trust_anchor().to_owned(),
         td_id: evidence.td_id.clone(),
         attestation_id: evidence.attestation_id,
-        policies_matched,
-        policies_unmatched: Vec::new(),
+        policies_matched: policies.matched,
+        policies_unmatched: policies.unmatched,
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use keyferry_attestation_token::jwks;
+use keyferry_attestation_token::{Algorithm, jwks};
 use keyferry_bus::AuditLog;
 use keyferry_contract::{
     Reason,
@@ -20,8 +20,9 @@ use prost_types::Timestamp;
 use tracing::{Instrument, Span};
 
 use crate::{
-    appraiser::{Appraiser, Evidence, Verdict},
+    appraiser::{Appraiser, Verdict},
     evaluations::Evaluations,
+    evidence::Evidence,
     fleet::Fleet,
     nonce::{Nonce, NonceAuthority},
     pool::Pool,
@@ -72,9 +73,9 @@ impl Broker {
         &self.jwks
     }
 
-    /// The algorithm tokens are signed with, by its JWS name.
-    pub(crate) fn algorithm(&self) -> &'static str {
-        self.appraiser.issuer().key().algorithm().name()
+    /// The algorithms that a token can be asked for.
+    pub(crate) fn algorithms(&self) -> Vec<Algorithm> {
+        self.appraiser.algorithms()
     }
 
     /// Answers evidence. A denial is in the audit stream when this returns; an outage decided nothing.
@@ -120,13 +121,16 @@ impl Broker {
     }
 
     async fn decide(&self, evidence: Evidence, subject: &Subject) -> Result<TokenIssued, Refusal> {
-        let nonce = self.nonces.recognise(&evidence.nonce).inspect_err(|_| count_nonce("signature_invalid"))?;
-        let (nonce_key, digest) = (evidence.nonce.key(), evidence.digest());
-        if let Some(answer) = self.redemptions.find(&nonce_key, &digest).await.inspect_err(count_replay)? {
-            count_nonce("repeated");
-            return Ok(answer);
+        // Without a nonce there is nothing to redeem: the same evidence gets another token each time.
+        let redemption = evidence.nonce.as_ref().map(|nonce| (nonce.key(), evidence.digest()));
+        if let (Some(nonce), Some((nonce_key, digest))) = (&evidence.nonce, &redemption) {
+            let nonce = self.nonces.recognise(nonce).inspect_err(|_| count_nonce("signature_invalid"))?;
+            if let Some(answer) = self.redemptions.find(nonce_key, digest).await.inspect_err(count_replay)? {
+                count_nonce("repeated");
+                return Ok(answer);
+            }
+            self.nonces.check_age(&nonce, clock::now()).inspect_err(|_| count_nonce("expired"))?;
         }
-        self.nonces.check_age(&nonce, clock::now()).inspect_err(|_| count_nonce("expired"))?;
         let appraiser = Arc::clone(&self.appraiser);
         let queued = evidence.td_id.is_some();
         let work = move || appraiser.attest(&evidence, clock::now());
@@ -135,15 +139,17 @@ impl Broker {
         self.evaluations.keep(self.appraiser.evaluations_seen()).await?;
         let verdict = verdict?;
         self.record(issued_record(subject, &verdict)).await?;
-        let answer = TokenIssued {
+        let mut answer = TokenIssued {
             attestation_id: subject.attestation_id.clone(),
             td_id: subject.td_id.clone(),
             token: verdict.token.jwt.clone(),
             token_id: verdict.token.token_id.to_string(),
             expires_at: Some(timestamp(verdict.token.expires_at)),
         };
-        let answer = self.redemptions.redeem(&nonce_key, &digest, answer).await.inspect_err(count_replay)?;
-        count_nonce("redeemed");
+        if let Some((nonce_key, digest)) = &redemption {
+            answer = self.redemptions.redeem(nonce_key, digest, answer).await.inspect_err(count_replay)?;
+            count_nonce("redeemed");
+        }
         count("accepted", verdict.tcb_status, "");
         let span = Span::current();
         span.attribute(names::TCB_STATUS, verdict.tcb_status);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyferry_attestation_token::Shape;
 use keyferry_bus::{Bus, DeadLetter, Delivery, Handler, Outcome, PublishError, RpcService, ServeError};
 use keyferry_contract::{
-    Event, QUOTE_BYTES_MAX, Reason, Rpc, USER_DATA_BYTES_MAX,
+    EVENT_LOG_BYTES_MAX, Event, QUOTE_BYTES_MAX, Reason, Rpc, USER_DATA_BYTES_MAX,
     attestation::v1::{
         AttestationRejected, EvidenceCollected, GetJwksRequest, GetJwksResponse, GetNonceRequest, GetNonceResponse, TokenIssued,
         VerifierNonce,
@@ -18,9 +18,9 @@ use keyferry_telemetry::{SpanAttributes, names};
 use tracing::Span;
 
 use crate::{
-    appraiser::Evidence,
     broker::{Broker, Subject, timestamp},
     budget::RefusalBudget,
+    evidence::Evidence,
     nonce::Nonce,
     refusal::Refusal,
 };
@@ -138,9 +138,13 @@ fn evidence(event: EvidenceCollected, identity: &TdId, attestation_id: Attestati
     let nonce = evidence.nonce.ok_or_else(|| Refusal::new(Reason::NonceMissing, "evidence.nonce is missing"))?;
     Ok(Evidence {
         quote: parse_quote(&evidence.quote)?,
-        nonce: Nonce { val: nonce.val, iat: nonce.iat, signature: nonce.signature },
-        user_data: bounded(evidence.user_data)?,
+        nonce: Some(Nonce { val: nonce.val, iat: nonce.iat, signature: nonce.signature }),
+        user_data: bounded("user data", evidence.user_data, USER_DATA_BYTES_MAX)?,
+        azure_runtime: None,
+        event_log: bounded("event log", evidence.event_log, EVENT_LOG_BYTES_MAX)?,
         policy_ids: parse_policy_ids(&event.policy_ids)?,
+        policy_must_match: true,
+        algorithm: None,
         td_id: Some(identity.clone()),
         attestation_id: Some(attestation_id),
         shape: Shape::V2Nested,
@@ -156,19 +160,18 @@ pub(crate) fn parse_quote(bytes: &[u8]) -> Result<Quote, Refusal> {
     Ok(Quote::parse(bytes)?)
 }
 
-/// User data of any surface, within its bound.
-pub(crate) fn bounded(user_data: Vec<u8>) -> Result<Vec<u8>, Refusal> {
-    if user_data.len() > USER_DATA_BYTES_MAX {
-        let detail = format!("user data has {} bytes: {USER_DATA_BYTES_MAX} are allowed", user_data.len());
-        return Err(Refusal::new(Reason::RequestTooLarge, detail));
+/// Data of any surface, within its bound in bytes.
+pub(crate) fn bounded(what: &str, data: Vec<u8>, max: usize) -> Result<Vec<u8>, Refusal> {
+    if data.len() > max {
+        return Err(Refusal::new(Reason::RequestTooLarge, format!("{what} has {} bytes: {max} are allowed", data.len())));
     }
-    Ok(user_data)
+    Ok(data)
 }
 
 /// Policy ids of any surface.
 pub(crate) fn parse_policy_ids(ids: &[String]) -> Result<Vec<PolicyId>, Refusal> {
     if ids.len() > POLICY_IDS_MAX {
-        return Err(Refusal::new(Reason::RequestTooLarge, format!("{} policy ids: {POLICY_IDS_MAX} are allowed", ids.len())));
+        return Err(Refusal::new(Reason::RequestMalformed, format!("{} policy ids: {POLICY_IDS_MAX} are allowed", ids.len())));
     }
     let parsed = ids.iter().map(|id| PolicyId::parse(id)).collect::<Result<_, _>>();
     parsed.map_err(|error| Refusal::new(Reason::RequestMalformed, format!("policy_ids: {error}")))

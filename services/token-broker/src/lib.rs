@@ -18,6 +18,7 @@ mod config;
 mod directory;
 mod evaluations;
 mod events;
+mod evidence;
 mod fleet;
 mod keys;
 mod nonce;

@@ -268,7 +268,7 @@ async fn truncated_and_oversized_members_are_rejected_and_a_truncated_message_is
     let nonce = world.nonce().await;
     let sound = world.event(world.evidence(&nonce));
     let changes: [(Change, Reason); 9] = [
-        (|event, _| event.policy_ids = vec![AttestationId::random().to_string(); 11], Reason::RequestTooLarge),
+        (|event, _| event.policy_ids = vec![AttestationId::random().to_string(); 11], Reason::RequestMalformed),
         (|event, _| event.policy_ids = vec!["5f1c7a52".to_owned()], Reason::RequestMalformed),
         (|event, _| event.evidence = None, Reason::RequestMalformed),
         (|_, nonce| nonce.val.truncate(87), Reason::NonceSignatureInvalid),

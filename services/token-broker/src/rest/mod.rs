@@ -28,6 +28,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
+use self::body::Form;
 use crate::{broker::Broker, refusal::Refusal};
 
 /// The documented bound of a request body.
@@ -119,12 +120,17 @@ async fn certs(State(broker): State<Arc<Broker>>) -> Response {
 
 type Body = Result<Bytes, BytesRejection>;
 
+/// Flat claims.
+const V1: Form = Form { shape: Shape::V1Flat, azure: false };
+/// Nested claims.
+const V2: Form = Form { shape: Shape::V2Nested, azure: false };
+
 async fn attest_v1(State(broker): State<Arc<Broker>>, body: Body) -> Response {
-    attest(&broker, Shape::V1Flat, body).await
+    attest(&broker, V1, body).await
 }
 
 async fn attest_v2(State(broker): State<Arc<Broker>>, body: Body) -> Response {
-    attest(&broker, Shape::V2Nested, body).await
+    attest(&broker, V2, body).await
 }
 
 /// Clients append their `cloud_provider` whatever it is; only Azure means other evidence.
@@ -132,12 +138,12 @@ async fn attest_cloud(State(broker): State<Arc<Broker>>, Path(cloud): Path<Strin
     if cloud.eq_ignore_ascii_case("azure") {
         return denied(&Refusal::new(Reason::RequestMalformed, "evidence of Azure's paravisor is not supported"));
     }
-    attest(&broker, Shape::V2Nested, body).await
+    attest(&broker, V2, body).await
 }
 
-async fn attest(broker: &Broker, shape: Shape, body: Body) -> Response {
+async fn attest(broker: &Broker, form: Form, body: Body) -> Response {
     let parsed = match &body {
-        Ok(bytes) => body::parse(bytes, shape, broker.algorithm()),
+        Ok(bytes) => body::parse(bytes, form, &broker.algorithms()),
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
             Err(Refusal::new(Reason::RequestTooLarge, format!("the body is larger than {BODY_BYTES_MAX} bytes")))
         }
