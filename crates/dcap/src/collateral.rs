@@ -23,6 +23,7 @@ pub struct Collateral {
     qe_identity_window: Window,
     tcb_info_chain: Vec<Vec<u8>>,
     qe_identity_chain: Vec<Vec<u8>>,
+    pck_crl_chain: Option<Vec<Vec<u8>>>,
     pck_chain: Option<Vec<Vec<u8>>>,
     fmspc: [u8; 6],
 }
@@ -103,6 +104,7 @@ impl Collateral {
             qe_identity_window: window(CollateralPart::QeIdentity, &qe_identity.issue_date, &qe_identity.next_update)?,
             tcb_info_chain: chain(CollateralPart::TcbInfoSigner, &document.tcb_info_issuer_chain)?,
             qe_identity_chain: chain(CollateralPart::QeIdentitySigner, &document.qe_identity_issuer_chain)?,
+            pck_crl_chain: chain(CollateralPart::PckCrl, &document.pck_crl_issuer_chain).ok(),
             pck_chain: pck_chain.map(|text| chain(CollateralPart::PckChain, text)).transpose()?,
             tcb_info,
             qe_identity,
@@ -146,6 +148,10 @@ impl Collateral {
     }
     pub(crate) fn qe_identity_chain(&self) -> &[Vec<u8>] {
         &self.qe_identity_chain
+    }
+    /// Who issued the PCK CRL, if the collateral says so in a readable way; a quote brings it along.
+    pub(crate) fn pck_crl_issuer(&self) -> Option<&[u8]> {
+        self.pck_crl_chain.as_ref()?.first().map(Vec::as_slice)
     }
     /// The PCK chain some collectors add. The engine would prefer it to the chain in the quote, and then not look at the
     /// latter at all, so it never gets there; see [`Self::for_engine`].

@@ -12,31 +12,56 @@ use crate::{Collateral, DcapDenial, TrustAnchor};
 
 type Stage = Result<(), DcapDenial>;
 
-/// The first stage that fails, if any does.
-pub(crate) fn diagnose(anchor: &TrustAnchor, quote: &Quote, collateral: &Collateral, now: u64) -> Option<DcapDenial> {
-    walk(anchor, quote, collateral, now).err()
+/// When collateral is looked at: how long after its end it still counts. Certificates have no grace.
+#[derive(Clone, Copy)]
+pub(crate) struct Moment {
+    /// Unix seconds.
+    pub(crate) now: u64,
+    /// Seconds.
+    pub(crate) grace: u64,
 }
 
-fn walk(anchor: &TrustAnchor, quote: &Quote, collateral: &Collateral, now: u64) -> Stage {
+/// The first stage that fails, if any does.
+pub(crate) fn diagnose(anchor: &TrustAnchor, quote: &Quote, collateral: &Collateral, moment: Moment) -> Option<DcapDenial> {
+    walk(anchor, quote, collateral, moment).err()
+}
+
+fn walk(anchor: &TrustAnchor, quote: &Quote, collateral: &Collateral, moment: Moment) -> Stage {
     let root = Certificate::parse(anchor.root_der()).ok_or(DcapDenial::Unexplained)?;
-    let root_crl = revocation_list(CollateralPart::RootCrl, &collateral.for_engine().root_ca_crl, &root, now)?;
-    check_signed_documents(collateral, &root, &root_crl, now)?;
-    let chain = PckChain::check(quote, collateral, &root, &root_crl, now)?;
+    let root_crl = revocation_list(CollateralPart::RootCrl, &collateral.for_engine().root_ca_crl, &root, moment)?;
+    check_signed_documents(collateral, &root, &root_crl, moment)?;
+    let chain = PckChain::check(quote, collateral, &root, &root_crl, moment)?;
     check_quote_signatures(quote, &chain.leaf)?;
-    check_kinds(quote, collateral)?;
+    check_kinds(collateral)?;
+    let pck = pck_extension(quote)?;
+    check_platform_family(&pck.fmspc, &pck.pce_id, collateral)?;
     check_qe_identity(quote, collateral)?;
     check_tdx_module(quote, collateral)?;
     check_tcb(quote, collateral)
 }
 
-fn revocation_list<'a>(part: CollateralPart, der: &'a [u8], issuer: &Certificate<'_>, now: u64) -> Result<RevocationList<'a>, DcapDenial> {
+pub(crate) fn revocation_list<'a>(
+    part: CollateralPart,
+    der: &'a [u8],
+    issuer: &Certificate<'_>,
+    moment: Moment,
+) -> Result<RevocationList<'a>, DcapDenial> {
     let list = RevocationList::parse(der).ok_or(DcapDenial::CollateralMalformed { part, detail: "not a DER revocation list" })?;
     if !list.is_signed_by(issuer) {
         return Err(DcapDenial::CollateralSignatureInvalid(part));
     }
     let (from, next_update) = list.validity();
-    check_window(part, from, next_update.saturating_sub(1), now)?;
+    check_item(part, from, next_update.saturating_sub(1), moment)?;
     Ok(list)
+}
+
+/// An item of collateral, which the grace prolongs.
+fn check_item(part: CollateralPart, from: u64, until: u64, moment: Moment) -> Stage {
+    if moment.now <= until.saturating_add(moment.grace) && moment.now > until {
+        Ok(())
+    } else {
+        check_window(part, from, until, moment.now)
+    }
 }
 
 fn check_window(part: CollateralPart, from: u64, until: u64, now: u64) -> Stage {
@@ -49,7 +74,12 @@ fn check_window(part: CollateralPart, from: u64, until: u64, now: u64) -> Stage 
     Ok(())
 }
 
-fn check_signed_documents(collateral: &Collateral, root: &Certificate<'_>, root_crl: &RevocationList<'_>, now: u64) -> Stage {
+pub(crate) fn check_signed_documents(
+    collateral: &Collateral,
+    root: &Certificate<'_>,
+    root_crl: &RevocationList<'_>,
+    moment: Moment,
+) -> Stage {
     let parts = collateral.for_engine();
     let documents = [
         (
@@ -77,14 +107,14 @@ fn check_signed_documents(collateral: &Collateral, root: &Certificate<'_>, root_
             return Err(DcapDenial::CollateralSignatureInvalid(signer_part));
         }
         let (from, until) = signer.validity();
-        check_window(signer_part, from, until, now)?;
+        check_window(signer_part, from, until, moment.now)?;
         if root_crl.lists(&signer) {
             return Err(DcapDenial::CertificateRevoked("the certificate that signs the collateral"));
         }
         if !signer.verifies_raw(text, signature) {
             return Err(DcapDenial::CollateralSignatureInvalid(part));
         }
-        check_window(part, window.from, window.until, now)?;
+        check_item(part, window.from, window.until, moment)?;
     }
     Ok(())
 }
@@ -99,7 +129,7 @@ impl<'a> PckChain<'a> {
         collateral: &Collateral,
         root: &Certificate<'_>,
         root_crl: &RevocationList<'_>,
-        now: u64,
+        moment: Moment,
     ) -> Result<Self, DcapDenial> {
         let certification = quote.certification();
         let issuer = Certificate::parse(certification.intermediate()).ok_or(DcapDenial::SignatureInvalid(SignedPart::PckIssuer))?;
@@ -109,14 +139,14 @@ impl<'a> PckChain<'a> {
         if root_crl.lists(&issuer) {
             return Err(DcapDenial::CertificateRevoked("the PCK certificate's issuer"));
         }
-        let pck_crl = revocation_list(CollateralPart::PckCrl, &collateral.for_engine().pck_crl, &issuer, now)?;
+        let pck_crl = revocation_list(CollateralPart::PckCrl, &collateral.for_engine().pck_crl, &issuer, moment)?;
         let leaf = Certificate::parse(certification.leaf()).ok_or(DcapDenial::SignatureInvalid(SignedPart::PckCertificate))?;
         if !leaf.is_signed_by(&issuer) {
             return Err(DcapDenial::SignatureInvalid(SignedPart::PckCertificate));
         }
         for certificate in [&issuer, &leaf] {
             let (from, until) = certificate.validity();
-            check_window(CollateralPart::PckChain, from, until, now)?;
+            check_window(CollateralPart::PckChain, from, until, moment.now)?;
         }
         if pck_crl.lists(&leaf) {
             return Err(DcapDenial::CertificateRevoked("the PCK certificate"));
@@ -145,7 +175,7 @@ fn mismatch(field: &'static str, wanted: impl Into<String>, got: impl Into<Strin
     DcapDenial::CollateralMismatch { field, wanted: wanted.into(), got: got.into() }
 }
 
-fn check_kinds(quote: &Quote, collateral: &Collateral) -> Stage {
+pub(crate) fn check_kinds(collateral: &Collateral) -> Stage {
     let (tcb_info, qe_identity) = (collateral.tcb_info(), collateral.qe_identity());
     if tcb_info.id != "TDX" || tcb_info.version < 3 {
         return Err(mismatch("TEE", format!("{} version {}", tcb_info.id, tcb_info.version), "TDX version 3"));
@@ -153,8 +183,7 @@ fn check_kinds(quote: &Quote, collateral: &Collateral) -> Stage {
     if qe_identity.id != "TD_QE" || !matches!(qe_identity.version, 2 | 3) {
         return Err(mismatch("enclave", format!("{} version {}", qe_identity.id, qe_identity.version), "TD_QE version 2"));
     }
-    let pck = pck_extension(quote)?;
-    check_platform_family(&pck.fmspc, &pck.pce_id, collateral)
+    Ok(())
 }
 
 /// FMSPC and PCEID of the PCK certificate against the TCB info.

@@ -24,11 +24,13 @@
 //! and of networks (collateral is an argument).
 
 mod allowances;
+mod authenticated;
 mod collateral;
 mod denial;
 mod diagnosis;
 mod engine;
 mod evaluation;
+mod oracle;
 mod tcb;
 mod trust_anchor;
 mod verified;
@@ -36,6 +38,7 @@ mod verifier;
 mod x509;
 
 pub use allowances::{Allowances, AttributeDenial};
+pub use authenticated::Authenticated;
 pub use collateral::{Collateral, CollateralError};
 pub use denial::{CollateralPart, DcapDenial, SignedPart};
 pub use evaluation::EvaluationMemory;

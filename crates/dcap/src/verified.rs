@@ -18,6 +18,7 @@ pub struct VerifiedQuote {
     pub(crate) pck: PckIdentity,
     pub(crate) digests: CollateralDigests,
     pub(crate) valid_until: u64,
+    pub(crate) collateral_expired_at: Option<u64>,
     pub(crate) trust_anchor: String,
 }
 
@@ -36,6 +37,12 @@ pub struct PckIdentity {
     pub cpu_svn: [u8; 16],
     /// The platform instance, which a factory reset changes.
     pub platform_instance_id: Option<[u8; 16]>,
+    /// Whether packages can be added to the platform; `None` below a processor CA, which does not say.
+    pub dynamic_platform: Option<bool>,
+    /// Whether Intel's registration service keeps the platform's root keys; `None` below a processor CA.
+    pub cached_keys: Option<bool>,
+    /// Whether simultaneous multithreading is on; `None` below a processor CA.
+    pub smt: Option<bool>,
 }
 
 impl fmt::Debug for PckIdentity {
@@ -122,6 +129,11 @@ impl VerifiedQuote {
     /// The earliest end (Unix seconds) of anything this rests on.
     pub const fn valid_until(&self) -> u64 {
         self.valid_until
+    }
+    /// The last second (Unix) of the item of collateral that expired first, if the quote was accepted only thanks to
+    /// [`crate::Verifier::with_collateral_grace`].
+    pub const fn collateral_expired_at(&self) -> Option<u64> {
+        self.collateral_expired_at
     }
     /// `intel-sgx-root` or `simulator:<fingerprint>`.
     pub fn trust_anchor(&self) -> &str {
