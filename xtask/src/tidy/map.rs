@@ -8,14 +8,16 @@ use std::{
 use cargo_metadata::{DependencyKind, Metadata, Package};
 
 /// For each library, whom it may know. Dependencies of tests are free, except that nobody may know a service.
-const MAP: [(&str, &[&str]); 19] = [
+const MAP: [(&str, &[&str]); 21] = [
     ("identifiers", &[]),
     ("contract", &["identifiers"]),
     ("tdx-quote", &[]),
     ("dcap", &["tdx-quote"]),
-    ("appraisal", &["dcap", "tdx-quote"]),
+    ("event-log", &[]),
+    ("rego", &[]),
+    ("appraisal", &["dcap", "event-log", "rego", "tdx-quote"]),
     ("attestation-token", &["identifiers"]),
-    ("key-transfer-policy", &["attestation-token", "identifiers"]),
+    ("key-transfer-policy", &["attestation-token", "identifiers", "rego"]),
     ("key-wrap", &[]),
     ("model-envelope", &["key-wrap"]),
     ("kmip", &[]),
@@ -36,8 +38,18 @@ const SERVICES: [&str; 4] = ["attester", "token-broker", "key-release", "model-r
 const TOOLS: [(&str, &str); 4] =
     [("keyferry", "crates/keyferry"), ("integration-tests", "integration-tests"), ("benches", "benches"), ("xtask", "xtask")];
 /// Bytes, policy and a time go in, a value or a reason comes out: none of these may reach the outside world.
-pub(super) const DECISIONS: [&str; 8] =
-    ["tdx-quote", "dcap", "appraisal", "attestation-token", "key-transfer-policy", "key-wrap", "model-envelope", "kmip"];
+pub(super) const DECISIONS: [&str; 10] = [
+    "tdx-quote",
+    "dcap",
+    "event-log",
+    "rego",
+    "appraisal",
+    "attestation-token",
+    "key-transfer-policy",
+    "key-wrap",
+    "model-envelope",
+    "kmip",
+];
 const OUTSIDE_WORLD: [&str; 5] = ["tokio", "tonic", "async-nats", "reqwest", "opentelemetry"];
 
 /// `keyferry-bus` -> `bus`: the folder's bare word.
