@@ -18,6 +18,10 @@ const HELD_BITS_EXCLUSIVE_MIN: usize = 2048;
 const EXPORT_BITS_MIN: usize = 2048;
 /// Longer keys only cost the broker time.
 const BITS_MAX: usize = 8192;
+/// Exponents in use have at most 17 bits. A verifier that takes evidence without a nonce hashes the user data alone, so
+/// whoever replays a quote over a nonce can present `nonce || key` as held data: a modulus that nobody made, which may
+/// happen to be factored easily. A nonce is base64 text, and four such characters read as an exponent exceed this by far.
+const HELD_EXPONENT_MAX: u32 = 0x00FF_FFFF;
 
 /// Why bytes are no acceptable RSA public key. Never repeats them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,8 +49,8 @@ pub enum PublicKeyError {
     /// Leading zero byte, or even.
     #[error("RSA modulus is not a canonical odd number (big-endian, first byte not zero)")]
     Modulus,
-    /// Even, or below 3; a byte order other than little-endian shows here.
-    #[error("RSA exponent is even or below 3: it is a little-endian u32 in held data")]
+    /// Even, below 3, or above 2^24 in held data; a byte order other than little-endian shows here.
+    #[error("RSA exponent is even, below 3 or above 2^24: it is a little-endian u32 in held data")]
     Exponent,
     /// The cryptographic library refused it all the same.
     #[error("the RSA public key is not usable")]
@@ -65,7 +69,11 @@ impl HeldPublicKey {
         if modulus.len() < HELD_BITS_EXCLUSIVE_MIN / 8 || modulus.len() > BITS_MAX / 8 {
             return Err(wrong_length);
         }
-        RsaKey::checked(modulus, u32::from_le_bytes(*exponent), HELD_BITS_EXCLUSIVE_MIN + 1).map(Self)
+        let exponent = u32::from_le_bytes(*exponent);
+        if exponent > HELD_EXPONENT_MAX {
+            return Err(PublicKeyError::Exponent);
+        }
+        RsaKey::checked(modulus, exponent, HELD_BITS_EXCLUSIVE_MIN + 1).map(Self)
     }
 
     /// Reads Intel's form for SGX: as for TDX, with the modulus *little-endian*. Which of the two it is, the attester's type

@@ -71,8 +71,8 @@ fn a_held_modulus_is_canonical() {
 }
 
 #[test]
-fn a_held_exponent_is_odd_at_least_3_and_little_endian() {
-    for exponent in [0, 1, 2, 4, 65536, 65537_u32.swap_bytes()] {
+fn a_held_exponent_is_odd_from_3_to_24_bits_and_little_endian() {
+    for exponent in [0, 1, 2, 4, 65536, 65537_u32.swap_bytes(), 0x0100_0001, u32::from_le_bytes(*b"9ETO")] {
         assert_eq!(held(&modulus(3072), exponent), Err(PublicKeyError::Exponent), "{exponent}");
     }
 }
@@ -95,7 +95,7 @@ fn an_enclaves_modulus_is_little_endian_and_as_bounded() {
     for bytes in [0, 1, 3, 4, 100, 259, 1029] {
         assert_eq!(HeldPublicKey::from_intel_sgx(&vec![1; bytes]).unwrap_err(), PublicKeyError::HeldLength { bytes });
     }
-    assert_eq!(HeldPublicKey::from_intel_sgx(&[&[0, 1, 0, 1][..], &modulus(3072)].concat()).unwrap_err(), PublicKeyError::Modulus);
+    assert_eq!(HeldPublicKey::from_intel_sgx(&[&[1, 0, 1, 0][..], &modulus(3072)].concat()).unwrap_err(), PublicKeyError::Modulus);
 }
 
 /// As a KMS makes it, with the key-encryption key of `kek`.
