@@ -8,7 +8,10 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{nonce::Nonce, refusal::Refusal};
+use crate::{
+    nonce::{self, Nonce},
+    refusal::Refusal,
+};
 
 /// Evidence that was decoded and bounded, and whose quote parses.
 pub(crate) struct Evidence {
@@ -78,6 +81,10 @@ impl Evidence {
     /// nothing to bind, and whatever the TD had quoted is reported as it is.
     pub(crate) fn expected_report_data(&self) -> Result<Option<[u8; 64]>, Refusal> {
         let (val, iat) = self.nonce.as_ref().map_or((&[][..], &[][..]), |nonce| (&nonce.val, &nonce.iat));
+        if self.nonce.is_none() && nonce::begins_with_nonce(&self.user_data) {
+            let detail = "the user data begins with a nonce and no nonce was sent: send it as `verifier_nonce`";
+            return Err(Refusal::new(Reason::ReportDataMismatch, detail));
+        }
         let bound = self.nonce.is_some() || !self.user_data.is_empty();
         let bound = bound.then(|| report_data(val, iat, &self.user_data));
         match &self.azure_runtime {
@@ -163,6 +170,18 @@ mod tests {
         assert_eq!(bound(true, b""), Some(report_data(b"val", b"iat", b"")));
         assert_eq!(bound(false, b"data"), Some(report_data(b"", b"", b"data")));
         assert_eq!(bound(false, b""), None);
+    }
+
+    #[test]
+    fn a_quote_over_a_nonce_is_no_quote_over_data_that_begin_with_it() {
+        let (val, iat) = ("ab".repeat(44), "2026-03-04 10:11:12 +0000 UTC");
+        let replayed = [val.as_bytes(), iat.as_bytes(), b"key"].concat();
+        let refused = Evidence { nonce: None, user_data: replayed.clone(), ..evidence() }.expected_report_data();
+        assert_eq!(refused.unwrap_err().reason, Reason::ReportDataMismatch);
+        let harmless = Evidence { nonce: None, user_data: replayed[1..].to_vec(), ..evidence() };
+        assert!(harmless.expected_report_data().is_ok());
+        let with_a_nonce = Evidence { user_data: replayed, ..evidence() };
+        assert!(with_a_nonce.expected_report_data().is_ok(), "the nonce in front of it is ours");
     }
 
     #[test]

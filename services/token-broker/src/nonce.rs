@@ -22,6 +22,10 @@ const CLOCK_SKEW_SECONDS: u64 = 5;
 /// `2026-03-04 10:11:12 +0000 UTC`.
 const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S +0000 UTC";
 const RANDOM_BYTES: usize = 64;
+/// Base64 text of the random bytes.
+const VAL_BYTES: usize = 88;
+/// Text of a time.
+const IAT_BYTES: usize = 29;
 
 /// A nonce as it travels: decoded bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -110,6 +114,14 @@ impl std::fmt::Debug for NonceAuthority {
 fn signed(val: &[u8], iat: &[u8]) -> Vec<u8> {
     let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
     [b"keyferry nonce v1", &length(val)[..], val, &length(iat)[..], iat].concat()
+}
+
+/// Whether `data` begin with the two texts of a nonce. Report data is a hash over nonce and data without a boundary, so a
+/// quote over a nonce is also one over data that begin with it: whoever replays it without the nonce must not get a token.
+pub(crate) fn begins_with_nonce(data: &[u8]) -> bool {
+    let Some((val, rest)) = data.split_at_checked(VAL_BYTES) else { return false };
+    let iat = rest.get(..IAT_BYTES).and_then(|iat| std::str::from_utf8(iat).ok());
+    BASE64_STANDARD.decode(val).is_ok() && iat.is_some_and(|iat| parse_go_time(iat).is_some())
 }
 
 fn go_time(now: u64) -> Option<String> {
