@@ -8,9 +8,11 @@ pub mod intel_broker;
 pub mod nats;
 pub mod openbao;
 pub mod otlp;
+pub mod pcs;
 pub mod process;
 pub mod pykmip;
 pub mod stack;
 pub mod tools;
 
 pub use failure::{StartFailure, private_directory, write_private};
+pub use pcs::{Pcs, PcsFault, PcsItem};

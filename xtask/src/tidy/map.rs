@@ -8,7 +8,7 @@ use std::{
 use cargo_metadata::{DependencyKind, Metadata, Package};
 
 /// For each library, whom it may know. Dependencies of tests are free, except that nobody may know a service.
-const MAP: [(&str, &[&str]); 21] = [
+const MAP: [(&str, &[&str]); 22] = [
     ("identifiers", &[]),
     ("contract", &["identifiers"]),
     ("tdx-quote", &[]),
@@ -27,6 +27,7 @@ const MAP: [(&str, &[&str]); 21] = [
     ("bus", &["contract", "identifiers", "telemetry", "tls"]),
     ("sealed-store", &["bus"]),
     ("kms", &["kmip", "key-wrap", "tls"]),
+    ("collateral", &["dcap", "tls"]),
     ("trust-authority", &["attestation-token", "tls"]),
     ("td-simulator", &["tdx-quote"]),
     ("testkit", ANYTHING_BUT_SERVICES),
