@@ -54,8 +54,8 @@ impl Collateral {
         moment: Moment,
     ) -> Result<RevocationList<'_>, DcapDenial> {
         let part = CollateralPart::PckCrl;
-        let issuer = self.pck_crl_issuer().and_then(Certificate::parse);
-        let issuer = issuer.ok_or(DcapDenial::CollateralMalformed { part, detail: "without its issuer chain" })?;
+        let issuer = self.pck_crl_issuer().unwrap_or_default();
+        let issuer = Certificate::parse(&issuer).ok_or(DcapDenial::CollateralMalformed { part, detail: "without its issuer chain" })?;
         let (from, until) = issuer.validity();
         if !issuer.is_signed_by(root) || moment.now < from || moment.now > until {
             return Err(DcapDenial::CollateralSignatureInvalid(part));

@@ -1,5 +1,7 @@
 //! Collateral: what the vendor publishes about a platform family, parsed once and then shared by every verification.
 
+use std::sync::Arc;
+
 use dcap_qvl::{QeIdentity, QuoteCollateralV3, TcbInfo};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -12,8 +14,8 @@ const JSON_BYTES_MAX: usize = 1024 * 1024;
 /// Signer and root, or at most two more.
 const CHAIN_CERTIFICATES_MAX: usize = 4;
 
-/// One generation of collateral for one platform family: parsed, not yet authenticated. That happens in every
-/// verification, under the verifier's root and at its time.
+/// One generation of collateral for one platform family: parsed, not yet authenticated. That happens in a verification,
+/// under the verifier's root and at its time, or in [`Collateral::authenticate`].
 #[derive(Clone, Debug)]
 pub struct Collateral {
     engine: QuoteCollateralV3,
@@ -23,9 +25,22 @@ pub struct Collateral {
     qe_identity_window: Window,
     tcb_info_chain: Vec<Vec<u8>>,
     qe_identity_chain: Vec<Vec<u8>>,
-    pck_crl_chain: Option<Vec<Vec<u8>>>,
     pck_chain: Option<Vec<Vec<u8>>>,
     fmspc: [u8; 6],
+    digests: Arc<PartDigests>,
+}
+
+/// SHA-256 of each part, made once.
+#[derive(Debug)]
+pub(crate) struct PartDigests {
+    pub(crate) tcb_info: [u8; 32],
+    pub(crate) tcb_info_certificates: [u8; 32],
+    pub(crate) pck_crl: [u8; 32],
+    pub(crate) qe_identity: [u8; 32],
+    pub(crate) qe_identity_certificates: [u8; 32],
+    pub(crate) root_crl: [u8; 32],
+    /// Of everything together: equal for two pieces of collateral only if all their bytes are.
+    pub(crate) identity: [u8; 32],
 }
 
 /// First and last second of validity.
@@ -33,6 +48,13 @@ pub struct Collateral {
 pub(crate) struct Window {
     pub(crate) from: u64,
     pub(crate) until: u64,
+}
+
+impl Window {
+    /// The seconds in both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { from: self.from.max(other.from), until: self.until.min(other.until) }
+    }
 }
 
 /// Why a document is no collateral.
@@ -98,13 +120,18 @@ impl Collateral {
         let pck_chain = document.pck_certificate_chain.as_deref();
         let tcb_info: TcbInfo = parse(CollateralPart::TcbInfo, &document.tcb_info)?;
         let qe_identity: QeIdentity = parse(CollateralPart::QeIdentity, &document.qe_identity)?;
+        let tcb_info_chain = chain(CollateralPart::TcbInfoSigner, &document.tcb_info_issuer_chain)?;
         Ok(Self {
+            digests: Arc::new(PartDigests::of(&document)),
             fmspc: decode_fmspc(&tcb_info.fmspc)?,
             tcb_info_window: window(CollateralPart::TcbInfo, &tcb_info.issue_date, &tcb_info.next_update)?,
             qe_identity_window: window(CollateralPart::QeIdentity, &qe_identity.issue_date, &qe_identity.next_update)?,
-            tcb_info_chain: chain(CollateralPart::TcbInfoSigner, &document.tcb_info_issuer_chain)?,
-            qe_identity_chain: chain(CollateralPart::QeIdentitySigner, &document.qe_identity_issuer_chain)?,
-            pck_crl_chain: chain(CollateralPart::PckCrl, &document.pck_crl_issuer_chain).ok(),
+            qe_identity_chain: if document.qe_identity_issuer_chain == document.tcb_info_issuer_chain {
+                tcb_info_chain.clone()
+            } else {
+                chain(CollateralPart::QeIdentitySigner, &document.qe_identity_issuer_chain)?
+            },
+            tcb_info_chain,
             pck_chain: pck_chain.map(|text| chain(CollateralPart::PckChain, text)).transpose()?,
             tcb_info,
             qe_identity,
@@ -150,8 +177,11 @@ impl Collateral {
         &self.qe_identity_chain
     }
     /// Who issued the PCK CRL, if the collateral says so in a readable way; a quote brings it along.
-    pub(crate) fn pck_crl_issuer(&self) -> Option<&[u8]> {
-        self.pck_crl_chain.as_ref()?.first().map(Vec::as_slice)
+    pub(crate) fn pck_crl_issuer(&self) -> Option<Vec<u8>> {
+        chain(CollateralPart::PckCrl, &self.engine.pck_crl_issuer_chain).ok()?.into_iter().next()
+    }
+    pub(crate) const fn digests(&self) -> &Arc<PartDigests> {
+        &self.digests
     }
     /// The PCK chain some collectors add. The engine would prefer it to the chain in the quote, and then not look at the
     /// latter at all, so it never gets there; see [`Self::for_engine`].
@@ -174,6 +204,33 @@ impl Document {
             qe_identity_signature: self.qe_identity_signature,
             pck_certificate_chain: None,
         }
+    }
+}
+
+impl PartDigests {
+    fn of(document: &Document) -> Self {
+        let mut digests = Self {
+            tcb_info: sha256(document.tcb_info.as_bytes()),
+            tcb_info_certificates: sha256(document.tcb_info_issuer_chain.as_bytes()),
+            pck_crl: sha256(&document.pck_crl),
+            qe_identity: sha256(document.qe_identity.as_bytes()),
+            qe_identity_certificates: sha256(document.qe_identity_issuer_chain.as_bytes()),
+            root_crl: sha256(&document.root_ca_crl),
+            identity: [0; 32],
+        };
+        let rest = [&document.tcb_info_signature, &document.qe_identity_signature].map(|bytes| sha256(bytes));
+        let issuers = [Some(&document.pck_crl_issuer_chain), document.pck_certificate_chain.as_ref()]
+            .map(|text| text.map_or([0; 32], |text| sha256(text.as_bytes())));
+        let all = [
+            digests.tcb_info,
+            digests.tcb_info_certificates,
+            digests.pck_crl,
+            digests.qe_identity,
+            digests.qe_identity_certificates,
+            digests.root_crl,
+        ];
+        digests.identity = sha256(&[all.as_slice(), &rest, &issuers].concat().concat());
+        digests
     }
 }
 

@@ -52,7 +52,7 @@ pub enum DcapDenial {
     /// A signature or hash inside the quote does not verify.
     #[error("{0} does not verify")]
     SignatureInvalid(SignedPart),
-    /// The engine refused and no stage explains it; treated as a bad signature.
+    /// Refused, and no stage of the walk explains it; treated as a bad signature.
     #[error("the quote does not verify")]
     Unexplained,
     /// A signature of the collateral does not verify under the pinned root.

@@ -1,4 +1,4 @@
-//! Why the engine refused: the same chain, walked stage by stage until the first that fails.
+//! Why a quote was refused: the same chain, walked stage by stage until the first that fails.
 //!
 //! Signatures come before dates and dates before contents, so that an altered byte is called an altered byte and not what
 //! it would have meant. Nothing here can accept a quote: the result is a reason, or no explanation.

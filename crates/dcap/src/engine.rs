@@ -1,4 +1,4 @@
-//! `dcap-qvl` with AWS-LC as its cryptography, and a way past its two refusals that have no switch.
+//! The second opinion: `dcap-qvl` with AWS-LC as its cryptography, and a way past its two refusals that have no switch.
 //!
 //! The engine refuses MIGRATABLE TDs and TDs without SEPT_VE_DISABLE whatever it is told, and its refusal cannot be told
 //! apart from a bad signature. Whether such a TD is acceptable is a decision of [`crate::Allowances`], and its reason is

@@ -1,8 +1,13 @@
 //! A quote's signature chain and collateral: a [`VerifiedQuote`], or why not.
 //!
 //! [`Verifier::verify`] answers one question: was this quote made by a genuine platform under the pinned root, and how
-//! current is that platform? The engine is `dcap-qvl`, with AWS-LC doing its cryptography; this crate adds what the
-//! engine leaves open:
+//! current is that platform? A verification is nine ECDSA checks, of which six concern the collateral alone and two the
+//! platform alone, so those are made once and what they showed is remembered: collateral by all its bytes, a platform by
+//! everything that vouches for its attestation key. What a known platform signs under known collateral costs one check.
+//! Times are never remembered, only compared: with `now`, on every quote. The second opinion is `dcap-qvl`, which
+//! remembers nothing: the tests hold both against each other over every rule, every mutation and every state of the cache.
+//!
+//! Beyond what Intel's and other libraries check:
 //!
 //! * the root inside the quote and inside the collateral must be the pinned one, byte for byte;
 //! * the PCK chain is taken from the quote only: one in the collateral may repeat it and decides nothing;
@@ -16,21 +21,28 @@
 //!
 //! Layout checks (zero tail, outer certification type, exact sizes) are the parser's, in `tdx-quote`.
 //!
-//! The engine explains a refusal in prose only. When it refuses, [`DcapDenial`] is found by walking the same chain stage
-//! by stage with the same cryptography, so a reason never depends on a library's wording; the walk can only explain a
-//! refusal, never turn it into an acceptance.
+//! A refused quote is walked through once more, stage by stage and without the cache, until the first stage that fails:
+//! that is its [`DcapDenial`]. The walk can only explain a refusal, never turn it into an acceptance, and nothing of a
+//! refused platform is remembered.
 //!
 //! This crate knows nothing of policy, reference values or nonces (that is `appraisal`), of clocks (time is an argument)
 //! and of networks (collateral is an argument).
 
 mod allowances;
 mod authenticated;
+mod cache;
+mod cached;
 mod collateral;
 mod denial;
 mod diagnosis;
 mod engine;
 mod evaluation;
+mod generation;
+mod levels;
 mod oracle;
+mod pck_extension;
+mod pki;
+mod platform;
 mod tcb;
 mod trust_anchor;
 mod verified;

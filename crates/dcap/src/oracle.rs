@@ -1,12 +1,13 @@
 //! The verification by the engine, and what it leaves open: slow, and somebody else's code.
 
+use std::sync::{Arc, OnceLock};
+
 use dcap_qvl::QuoteClaims;
 use keyferry_tdx_quote::Quote;
 
-use crate::collateral::{sha256, unix_seconds};
+use crate::collateral::unix_seconds;
 use crate::denial::CollateralPart;
-use crate::verified::{CollateralDigests, PckIdentity, VerifiedQuote};
-use crate::verifier::{check_evaluation_numbers, check_pck_chain};
+use crate::verified::{PckIdentity, VerifiedQuote};
 use crate::{Collateral, DcapDenial, TcbStatus, TrustAnchor, Verifier, diagnosis, engine};
 
 impl Verifier {
@@ -14,9 +15,7 @@ impl Verifier {
     /// evaluation numbers: the second opinion of tests.
     #[doc(hidden)]
     pub fn verify_with_engine(&self, quote: &Quote, collateral: &Collateral, now: u64) -> Result<VerifiedQuote, DcapDenial> {
-        self.check_roots(quote, collateral)?;
-        // An altered chain in the quote differs too: then say what is wrong with the quote.
-        check_pck_chain(quote, collateral).map_err(|mixed_up| self.diagnose(quote, collateral, now).unwrap_or(mixed_up))?;
+        self.check_chains(quote, collateral, now)?;
         let expired_at = self.expired_within_grace(collateral, now);
         let claims = engine::verify(&self.anchor, quote, collateral, expired_at.unwrap_or(now))
             .ok_or_else(|| self.diagnose(quote, collateral, now).unwrap_or(DcapDenial::Unexplained))?;
@@ -29,15 +28,10 @@ impl Verifier {
             let unnamed = DcapDenial::CollateralNotYetValid { part: CollateralPart::PckChain, valid_from: claims.latest_issue_date };
             return Err(self.diagnose(quote, collateral, now).unwrap_or(unnamed));
         }
-        check_platform(&claims, collateral)?;
-        check_evaluation_numbers(collateral)?;
-        self.memory.admit(claims.platform.pck.fmspc, collateral.evaluation_number())?;
-        let verified = verified(&self.anchor, quote, collateral, claims, expired_at);
-        if verified.tcb_status == TcbStatus::Revoked {
-            return Err(DcapDenial::TcbRevoked { advisory_ids: verified.advisory_ids });
-        }
-        self.allowances.check(quote.body())?;
-        Ok(verified)
+        let pck = &claims.platform.pck;
+        // The engine compares FMSPC only.
+        diagnosis::check_platform_family(&pck.fmspc, &pck.pce_id, collateral)?;
+        self.admit(collateral, verified(&self.anchor, quote, collateral, claims, expired_at))
     }
 
     /// The last second of collateral that has ended, if the grace still covers it: the engine, which knows no grace, is
@@ -46,15 +40,6 @@ impl Verifier {
         let end = collateral.next_update();
         (now > end && now <= end.saturating_add(self.collateral_grace)).then_some(end)
     }
-}
-
-/// The engine compares FMSPC only.
-fn check_platform(claims: &QuoteClaims, collateral: &Collateral) -> Result<(), DcapDenial> {
-    diagnosis::check_platform_family(&claims.platform.pck.fmspc, &claims.platform.pck.pce_id, collateral)?;
-    if collateral.tcb_info().tcb_type != 0 {
-        return Err(DcapDenial::CollateralMalformed { part: CollateralPart::TcbInfo, detail: "tcbType is not 0" });
-    }
-    Ok(())
 }
 
 fn verified(anchor: &TrustAnchor, quote: &Quote, collateral: &Collateral, claims: QuoteClaims, expired_at: Option<u64>) -> VerifiedQuote {
@@ -89,23 +74,11 @@ fn verified(anchor: &TrustAnchor, quote: &Quote, collateral: &Collateral, claims
             cached_keys: flag(pck.cached_keys),
             smt: flag(pck.smt_enabled),
         },
-        digests: digests(quote, collateral),
+        part_digests: Arc::clone(collateral.digests()),
+        digests: OnceLock::new(),
         valid_until: claims.earliest_expiration_date,
         collateral_expired_at: expired_at,
         trust_anchor: anchor.label().to_owned(),
-    }
-}
-
-fn digests(quote: &Quote, collateral: &Collateral) -> CollateralDigests {
-    let parts = collateral.for_engine();
-    CollateralDigests {
-        quote: sha256(quote.without_tail()),
-        tcb_info: sha256(parts.tcb_info.as_bytes()),
-        tcb_info_certificates: sha256(parts.tcb_info_issuer_chain.as_bytes()),
-        tcb_info_crl: sha256(&parts.pck_crl),
-        qe_identity: sha256(parts.qe_identity.as_bytes()),
-        qe_identity_certificates: sha256(parts.qe_identity_issuer_chain.as_bytes()),
-        qe_identity_crl: sha256(&parts.root_ca_crl),
     }
 }
 

@@ -77,6 +77,30 @@ impl TcbStatus {
         })
     }
 
+    /// With the status of a part that has one of its own, the TDX module or the quoting enclave: only what is out of date or
+    /// revoked there makes the whole worse.
+    #[must_use]
+    pub(crate) const fn with_component(self, component: Self) -> Self {
+        match (component, self) {
+            (Self::Revoked, _) => Self::Revoked,
+            (Self::OutOfDate, Self::UpToDate | Self::SWHardeningNeeded) => Self::OutOfDate,
+            (Self::OutOfDate, Self::ConfigurationNeeded | Self::ConfigurationAndSWHardeningNeeded) => Self::OutOfDateConfigurationNeeded,
+            _ => self,
+        }
+    }
+
+    /// The launch status of a TD whose platform has `current` by now: where only the launch is out of date, a relaunch
+    /// helps.
+    #[must_use]
+    pub(crate) const fn relaunched(self, current: Self) -> Self {
+        let (launch, now) = (self.faults(), current.faults());
+        match (launch.age, now.age) {
+            (Age::OutOfDate, Age::Current) if launch.configuration || now.configuration => Self::TDRelaunchAdvisedConfigurationNeeded,
+            (Age::OutOfDate, Age::Current) => Self::TDRelaunchAdvised,
+            _ => self,
+        }
+    }
+
     const fn faults(self) -> Faults {
         let (age, configuration, hardening) = match self {
             Self::UpToDate => (Age::Current, false, false),

@@ -1,10 +1,12 @@
 //! A quote that was verified, and everything that was learnt about its platform.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use keyferry_tdx_quote::{Quote, TdReportBody};
 
 use crate::TcbStatus;
+use crate::collateral::{PartDigests, sha256};
 
 /// A quote whose signature chain ends in the pinned root and whose platform's TCB is known. Made by
 /// [`crate::Verifier::verify`] only. It says nothing yet about *which* TD this is: that is appraisal's question.
@@ -16,7 +18,8 @@ pub struct VerifiedQuote {
     pub(crate) tcb_date: String,
     pub(crate) evaluation_number: u32,
     pub(crate) pck: PckIdentity,
-    pub(crate) digests: CollateralDigests,
+    pub(crate) part_digests: Arc<PartDigests>,
+    pub(crate) digests: OnceLock<CollateralDigests>,
     pub(crate) valid_until: u64,
     pub(crate) collateral_expired_at: Option<u64>,
     pub(crate) trust_anchor: String,
@@ -122,9 +125,17 @@ impl VerifiedQuote {
     pub const fn fmspc(&self) -> [u8; 6] {
         self.pck.fmspc
     }
-    /// Digests of what was looked at.
-    pub const fn digests(&self) -> &CollateralDigests {
-        &self.digests
+    /// Digests of what was looked at. The quote is hashed when somebody asks first.
+    pub fn digests(&self) -> &CollateralDigests {
+        self.digests.get_or_init(|| CollateralDigests {
+            quote: sha256(self.quote.without_tail()),
+            tcb_info: self.part_digests.tcb_info,
+            tcb_info_certificates: self.part_digests.tcb_info_certificates,
+            tcb_info_crl: self.part_digests.pck_crl,
+            qe_identity: self.part_digests.qe_identity,
+            qe_identity_certificates: self.part_digests.qe_identity_certificates,
+            qe_identity_crl: self.part_digests.root_crl,
+        })
     }
     /// The earliest end (Unix seconds) of anything this rests on.
     pub const fn valid_until(&self) -> u64 {
