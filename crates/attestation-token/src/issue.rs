@@ -20,6 +20,11 @@ use crate::{
 /// client among them) would refuse a fresh token otherwise.
 pub const BACKDATED_SECONDS: u64 = 60;
 
+/// Levels of runtime data: parsers, ours among them, stop at 128, and the token adds some of its own.
+const RUNTIME_DATA_LEVELS_MAX: usize = 100;
+/// What numbers may grow by when they are written again.
+const GROWTH_BYTES_MAX: usize = 4096;
+
 /// TDATTRIBUTES bits that have a claim of their own.
 const DEBUG: u32 = 0;
 const SEPT_VE_DISABLE: u32 = 28;
@@ -220,9 +225,27 @@ fn user_data(bytes: &[u8]) -> (Option<String>, Option<Map<String, Value>>) {
     if bytes.is_empty() {
         return (None, None);
     }
-    match serde_json::from_slice::<Map<String, Value>>(bytes) {
-        Ok(object) => (None, Some(object)),
-        Err(_) => (Some(BASE64_STANDARD.encode(bytes)), None),
+    match runtime_data(bytes) {
+        Some(object) => (None, Some(object)),
+        None => (Some(BASE64_STANDARD.encode(bytes)), None),
+    }
+}
+
+/// The object, unless the token could not carry it: nested so deep that its reader's parser gives up, or of numbers that grow
+/// when they are written again (`1e15` becomes four times as long), past what base64 would take.
+fn runtime_data(bytes: &[u8]) -> Option<Map<String, Value>> {
+    let object = serde_json::from_slice::<Map<String, Value>>(bytes).ok()?;
+    let written = serde_json::to_vec(&object).ok()?;
+    let in_base64 = bytes.len().div_ceil(3) * 4;
+    let fits = written.len() <= in_base64 + GROWTH_BYTES_MAX && object.values().all(|value| levels(value) < RUNTIME_DATA_LEVELS_MAX);
+    fits.then_some(object)
+}
+
+fn levels(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => 1 + values.iter().map(levels).max().unwrap_or(0),
+        Value::Object(members) => 1 + members.values().map(levels).max().unwrap_or(0),
+        _ => 0,
     }
 }
 

@@ -35,8 +35,8 @@ pub use jwks::{AbsentAnchor, KeySet, KeySetError, TrustedIssuer};
 pub use key::{SigningKey, SigningKeyError, jwks};
 pub use read::UnverifiedClaims;
 
-/// The longest token that is looked at, in characters: quotes bind at most 32 KiB of user data.
-pub const TOKEN_CHARACTERS_MAX: usize = 64 * 1024;
+/// The longest token that is looked at, in characters: 1 MiB of user data has 1.9 million of them, encoded twice.
+pub const TOKEN_CHARACTERS_MAX: usize = 2 * 1024 * 1024;
 /// The longest JWKS that is looked at: Intel's has 11.5 kB.
 pub const JWKS_BYTES_MAX: usize = 256 * 1024;
 /// How far `iat` and `nbf` may lie in the future, for clocks that differ. `exp` has no such grace.

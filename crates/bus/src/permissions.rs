@@ -5,17 +5,30 @@
 //! (`_INBOX.>` and `_R_.>`) instead of to whatever reply subject a request names. No runtime identity may create, update,
 //! delete or purge a stream.
 
-use keyferry_contract::Stream;
+use keyferry_contract::{EVENT_LOG_BYTES_MAX, QUOTE_BYTES_MAX, Stream, TOKEN_BYTES_MAX, USER_DATA_BYTES_MAX};
 use serde::Serialize;
 
 use crate::Bucket;
 
 /// The queue of evidence and its one durable consumer.
 pub const EVIDENCE_CONSUMER: &str = "token-broker";
-/// The most a message may weigh: quote, user data, event log and headers, each at its own limit.
-pub const MESSAGE_BYTES_MAX: i32 = 96 * 1024;
-/// The server's bound for any message: what it refuses before it reads it.
-pub(crate) const SERVER_PAYLOAD_BYTES_MAX: i32 = 1024 * 1024;
+/// The most evidence may weigh: quote, user data and event log at their own limits, and nonce, ids and headers.
+pub const EVIDENCE_BYTES_MAX: i32 = bytes(QUOTE_BYTES_MAX + USER_DATA_BYTES_MAX + EVENT_LOG_BYTES_MAX + 32 * 1024);
+/// The most any message may weigh: the longest token, its ids and headers.
+pub const MESSAGE_BYTES_MAX: i32 = bytes(TOKEN_BYTES_MAX + 32 * 1024);
+/// The most that weighs which carries neither evidence nor a token: records, other events and advisories.
+pub const RECORD_BYTES_MAX: i32 = 96 * 1024;
+/// The server's bound for any message: what it refuses before it reads it. Room for a stored message in base64, as the
+/// server's API answers with it.
+pub(crate) const SERVER_PAYLOAD_BYTES_MAX: i32 = 4 * 1024 * 1024;
+
+/// A limit as NATS has it.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "evaluated at compile time, where the assertion is")]
+const fn bytes(limit: usize) -> i32 {
+    assert!(limit <= i32::MAX as usize);
+    limit as i32
+}
+
 /// A TD needs five subscriptions: an inbox and four subjects of its own, and its two programs may each hold them.
 const TD_SUBSCRIPTIONS_MAX: i64 = 16;
 
@@ -224,7 +237,7 @@ pub(crate) fn td_template() -> serde_json::Value {
         .subscribe([own("keyferry.v1.td.reattest"), "_INBOX.{{subject()}}.>".to_owned()]);
     serde_json::json!({
         "pub": permissions.publish, "sub": permissions.subscribe,
-        "subs": TD_SUBSCRIPTIONS_MAX, "data": -1, "payload": MESSAGE_BYTES_MAX,
+        "subs": TD_SUBSCRIPTIONS_MAX, "data": -1, "payload": EVIDENCE_BYTES_MAX,
     })
 }
 

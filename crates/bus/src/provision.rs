@@ -119,7 +119,7 @@ fn stream_config(stream: Stream, provisioning: &Provisioning) -> Config {
         storage: StorageType::File,
         num_replicas: provisioning.replicas.into(),
         duplicate_window: DUPLICATE_WINDOW,
-        max_message_size: permissions::MESSAGE_BYTES_MAX,
+        max_message_size: permissions::RECORD_BYTES_MAX,
         max_messages: -1,
         max_messages_per_subject: -1,
         max_consumers: -1,
@@ -131,7 +131,8 @@ fn stream_config(stream: Stream, provisioning: &Provisioning) -> Config {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::New,
             max_age: 10 * MINUTE,
-            max_bytes: 256 * MIB,
+            max_message_size: permissions::EVIDENCE_BYTES_MAX,
+            max_bytes: 512 * MIB,
             // One TD that floods is refused by itself, and holds few of the messages that may be under way.
             max_messages_per_subject: EVIDENCE_PER_TD_MAX,
             discard_new_per_subject: true,
@@ -141,7 +142,8 @@ fn stream_config(stream: Stream, provisioning: &Provisioning) -> Config {
             discard: DiscardPolicy::Old,
             max_age: provisioning.results_age,
             max_messages_per_subject: 2,
-            max_bytes: 256 * MIB,
+            max_message_size: permissions::MESSAGE_BYTES_MAX,
+            max_bytes: 512 * MIB,
             allow_direct: true,
             ..base
         },
@@ -154,7 +156,13 @@ fn stream_config(stream: Stream, provisioning: &Provisioning) -> Config {
             ..base
         },
         // Dead letters that are refused would keep poison in its queue, and anybody with credentials can make poison.
-        Stream::Events | Stream::Dlq => Config { discard: DiscardPolicy::Old, max_age: 30 * DAY, max_bytes: 256 * MIB, ..base },
+        Stream::Events | Stream::Dlq => Config {
+            discard: DiscardPolicy::Old,
+            max_age: 30 * DAY,
+            max_message_size: if stream == Stream::Dlq { permissions::MESSAGE_BYTES_MAX } else { permissions::RECORD_BYTES_MAX },
+            max_bytes: 256 * MIB,
+            ..base
+        },
         Stream::Advisory => Config { discard: DiscardPolicy::Old, max_age: DAY, max_bytes: 16 * MIB, ..base },
     }
 }
@@ -177,7 +185,7 @@ fn bucket_config(bucket: Bucket, provisioning: &Provisioning) -> kv::Config {
     let base = kv::Config {
         bucket: bucket.name().to_owned(),
         history: 5,
-        max_value_size: permissions::MESSAGE_BYTES_MAX,
+        max_value_size: permissions::RECORD_BYTES_MAX,
         max_bytes: 128 * MIB,
         storage: StorageType::File,
         num_replicas: provisioning.replicas.into(),
@@ -186,7 +194,7 @@ fn bucket_config(bucket: Bucket, provisioning: &Provisioning) -> kv::Config {
     };
     match bucket {
         Bucket::Fleet => kv::Config { history: 2, ..base },
-        Bucket::Seen => kv::Config { history: 1, max_age: DAY, ..base },
+        Bucket::Seen => kv::Config { history: 1, max_age: DAY, max_value_size: permissions::MESSAGE_BYTES_MAX, ..base },
         Bucket::Policies | Bucket::Keys | Bucket::Users => base,
     }
 }

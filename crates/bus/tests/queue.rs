@@ -384,7 +384,7 @@ async fn the_largest_legal_evidence_fits_and_a_larger_message_is_refused_at_once
     };
     let mut event = EvidenceCollected { evidence: Some(largest), ..evidence(&td_id, "largest") };
     td.publish(&td_id, &event).await.unwrap();
-    event.policy_ids = vec!["x".repeat(40_000)];
+    event.policy_ids = vec!["x".repeat(400_000)];
     assert!(td.publish(&td_id, &event).await.is_err());
 }
 

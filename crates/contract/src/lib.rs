@@ -14,12 +14,13 @@ pub use reason::{Advice, DOMAIN, Decision, Retry};
 
 /// The largest quote that is read: real ones are 4.9 to 8 kB, 8000 bytes with a zero tail on Google's cloud.
 pub const QUOTE_BYTES_MAX: usize = 16 * 1024;
-/// The most user data that travels over the bus. An RSA-3072 public key in Intel's form is 388 bytes.
-pub const USER_DATA_BYTES_MAX: usize = 32 * 1024;
-/// The longest event log that travels over the bus.
-pub const EVENT_LOG_BYTES_MAX: usize = 16 * 1024;
-/// The longest attestation token that is parsed.
-pub const TOKEN_BYTES_MAX: usize = 64 * 1024;
+/// The most user data that a quote binds for its relying party: 1 MiB. An RSA-3072 public key in Intel's form is 388 bytes.
+pub const USER_DATA_BYTES_MAX: usize = 1024 * 1024;
+/// The longest event log that travels with evidence. Firmware, loader and kernel together log some 60 kB.
+pub const EVENT_LOG_BYTES_MAX: usize = 256 * 1024;
+/// The longest attestation token that is parsed. The most user data is 1.4 MB in base64, and 1.9 MB once the token around it
+/// is encoded too; 170 kB of claims fit beside it.
+pub const TOKEN_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The encoded `FileDescriptorSet` of the whole contract, for gRPC reflection and for tests that walk it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -3,7 +3,7 @@
 //! A rule is one module, `package keyferry`, with a rule `allow`. It permits where `data.keyferry.allow` is `true` and
 //! nothing else: undefined, `false`, another value and every error refuse. It stands beside the other conditions, so it can
 //! refuse what they permit and permit nothing that they refuse. Which Rego is admitted, and why evaluation ends, is
-//! `keyferry-rego`'s affair; a rule here sees a token of at most 64 KiB.
+//! `keyferry-rego`'s affair; a rule here sees claims of at most 64 KiB.
 
 use std::fmt;
 
@@ -14,6 +14,9 @@ use serde_json::{Map, Value, json};
 
 /// The longest rule.
 pub const RULE_BYTES_MAX: usize = 8 * 1024;
+/// The most claims that a rule reads: a step may cost as much as its operands have bytes. Only user data makes a token
+/// larger, and no key is released for user data of that size.
+const INPUT_BYTES_MAX: usize = 64 * 1024;
 
 const DIALECT: Dialect = Dialect {
     package: "keyferry",
@@ -47,6 +50,10 @@ impl Rule {
         let mut input = json!({ "token": members, "trust_anchor": trust_anchor });
         if let Some(key) = key {
             input["key_id"] = Value::from(key.to_string());
+        }
+        let bytes = input.to_string().len();
+        if bytes > INPUT_BYTES_MAX {
+            return Err(RuleFailure { cause: format!("the claims have {bytes} bytes, a rule reads {INPUT_BYTES_MAX}") });
         }
         // Nothing here asks for the time.
         Ok(self.module.evaluation(&input, 0)?.answer("allow")? == Answer::True)

@@ -222,3 +222,15 @@ fn a_compiled_rule_is_shared() {
         assert_eq!(thread.join().unwrap(), Ok(()));
     }
 }
+
+/// A step may cost as much as its operands have bytes, so what a rule reads is bounded too. A refusal it is, never a permit.
+#[test]
+fn claims_that_are_too_long_for_a_rule_are_refused() {
+    let policy = parse("allow if not input.token.never").unwrap();
+    let with_data = |bytes: usize| {
+        let claims = keyferry_attestation_token::TdxClaims { held_data: vec![1; bytes], ..claims() };
+        evaluate(&policy, token(&claims), KeyId::random()).map(drop)
+    };
+    assert_eq!(with_data(45_000), Ok(()));
+    assert!(matches!(with_data(49_152), Err(PolicyDenial::RuleFailed { .. })), "in base64 they are longer");
+}

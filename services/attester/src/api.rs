@@ -3,23 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyferry_contract::DESCRIPTORS;
 use keyferry_contract::attestation::v1::attester_server::{Attester, AttesterServer};
 use keyferry_contract::attestation::v1::{GetEvidenceRequest, GetEvidenceResponse, GetTokenRequest, GetTokenResponse};
+use keyferry_contract::{DESCRIPTORS, Reason, USER_DATA_BYTES_MAX};
 use keyferry_telemetry::{Trust, grpc_server_layer};
 use prost_types::Timestamp;
 use tokio::net::UnixListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+use tower::util::MapResponseLayer;
 
+use crate::Refusal;
 use crate::attestation::Attestations;
 use crate::peers::Callers;
 
 /// Larger requests are not decoded. Well over every bound of the contract, so that those refuse by name.
-const REQUEST_BYTES_MAX: usize = 256 * 1024;
+const REQUEST_BYTES_MAX: usize = 2 * USER_DATA_BYTES_MAX;
+/// Calls of one connection at the same time; each may hold a request. Callers are few, local, and known by their user ids.
+const CALLS_MAX: u32 = 64;
 /// What is kept of a caller's deadline for the way back: at most this much.
 const WAY_BACK: Duration = Duration::from_millis(100);
 
@@ -36,12 +41,25 @@ pub(crate) async fn serve(
     health_reporter.set_serving::<AttesterServer<Api>>().await;
     let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS).build_v1().ok();
     Server::builder()
+        .max_concurrent_streams(CALLS_MAX)
         .layer(grpc_server_layer(Trust::Adopt))
+        .layer(MapResponseLayer::new(with_reason))
         .add_service(api)
         .add_service(health)
         .add_optional_service(reflection)
         .serve_with_incoming_shutdown(callers.incoming(listener), stop.cancelled_owned())
         .await
+}
+
+/// tonic refuses a message over its bound before the API sees it; the caller learns the reason as with any other refusal.
+fn with_reason(response: http::Response<Body>) -> http::Response<Body> {
+    // `Code::OutOfRange` as it is written: nothing of ours answers it.
+    let refused_unread = response.headers().get(Status::GRPC_STATUS).is_some_and(|code| code == "11");
+    if !refused_unread {
+        return response;
+    }
+    let detail = format!("the request has more than {REQUEST_BYTES_MAX} bytes: user_data may have {USER_DATA_BYTES_MAX}");
+    Refusal::new(Reason::RequestTooLarge, detail).status().into_http()
 }
 
 struct Api {

@@ -52,7 +52,16 @@ impl Foreign {
     }
 }
 
+/// What a token may hold beside our user data.
+const CLAIMS_BYTES_MAX: usize = 128 * 1024;
+
 impl Expected {
+    /// A longer token is not for our evidence: user data in base64, and the token around it in base64 again. A flood of
+    /// long forgeries costs nothing that way.
+    pub(crate) fn token_bytes_max(&self) -> usize {
+        self.user_data.len().div_ceil(3).div_ceil(3) * 16 + CLAIMS_BYTES_MAX
+    }
+
     /// Signature under the pinned root, then everything that ties the token to this evidence. The report data is the
     /// strongest tie: it hashes nonce and user data, and it was inside our quote.
     pub(crate) fn prove(&self, jwt: &str, keys: &KeySet, now: u64) -> Result<OwnToken, Foreign> {

@@ -43,6 +43,9 @@ impl Verifier {
     pub(crate) async fn judge(&self, jwt: &str, expected: &Expected) -> Result<Result<OwnToken, Foreign>, Refusal> {
         let span = spans::step(names::VERIFY_TOKEN);
         async {
+            if jwt.len() > expected.token_bytes_max() {
+                return Ok(Err(Foreign::Other("length")));
+            }
             let kid = match peek(jwt) {
                 Ok(unverified) => unverified.kid,
                 Err(denial) => return Ok(Err(denial.into())),

@@ -13,6 +13,7 @@ use keyferry_telemetry::names::JWKS_AGE;
 use keyferry_tls::{RootsConfig, TlsError, read_certificates};
 use keyferry_trust_authority::{JwksSource, TrustAuthorityError};
 use tokio::sync::{Mutex, Semaphore};
+use zeroize::Zeroizing;
 
 use crate::{Denial, config::IssuerConfig};
 
@@ -31,6 +32,9 @@ const REFRESH_INTERVAL: Duration = Duration::from_mins(5);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// A key set that could not be refreshed for this long is no longer believed: the issuer may have withdrawn a key.
 const AGE_MAX: Duration = Duration::from_hours(24);
+
+/// A longer token, with up to 1 MiB of user data in it, takes milliseconds to judge: not on the runtime's threads.
+const JUDGED_AT_ONCE_BYTES_MAX: usize = 64 * 1024;
 
 /// Why the issuers cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +104,12 @@ impl Issuers {
             issuer.refresh_on_demand(&unverified.kid, now).await;
         }
         let fetched = issuer.fresh().ok_or(Denial::JwksUnavailable)?;
-        Ok(authenticate(jwt, std::slice::from_ref(&fetched.keys), now)?)
+        if jwt.len() <= JUDGED_AT_ONCE_BYTES_MAX {
+            return Ok(authenticate(jwt, std::slice::from_ref(&fetched.keys), now)?);
+        }
+        let jwt = Zeroizing::new(jwt.to_owned());
+        let judged = tokio::task::spawn_blocking(move || authenticate(&jwt, std::slice::from_ref(&fetched.keys), now));
+        Ok(judged.await.map_err(|_| Denial::Internal("judging a token did not end"))??)
     }
 
     /// Whether every issuer has a key set.

@@ -13,6 +13,7 @@
 
 mod administration;
 mod audit;
+mod body_budget;
 mod broker;
 mod budget;
 mod case;

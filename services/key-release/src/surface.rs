@@ -12,7 +12,7 @@ use axum::{
 };
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use keyferry_contract::{
-    DESCRIPTORS,
+    DESCRIPTORS, TOKEN_BYTES_MAX,
     release::v1::{
         key_administration_server::KeyAdministrationServer, key_broker_server::KeyBrokerServer,
         user_administration_server::UserAdministrationServer,
@@ -27,6 +27,7 @@ use tower::{ServiceExt, service_fn};
 use crate::{
     Denial,
     administration::{Administration, AdministrationService},
+    body_budget::BodyBudget,
     broker::Broker,
     connections::Bounded,
     release::Release,
@@ -34,8 +35,9 @@ use crate::{
     users::{UserService, Users},
 };
 
-/// The largest request: evidence with every member at its bound, or a policy document.
-pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// The largest request: the longest token, or evidence with every member at its bound, and what is around it. Well over the
+/// bounds of those, so that what is over them is refused by name.
+pub const REQUEST_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64 * 1024;
 /// What tonic answers to more, and nothing of ours does: `Code::OutOfRange` as it is written.
 const OUT_OF_RANGE: &str = "11";
 /// Connections at the same time: half of the file descriptors that a process has by default.
@@ -67,9 +69,18 @@ pub async fn router(
 ) -> Result<Router, tonic_reflection::server::Error> {
     let grpc = grpc(release, users, trust).await?;
     let rest = rest::router(release, users, limits, trust).layer(from_fn_with_state(CALL_WITHIN, rest::in_time));
+    let budget = BodyBudget::new();
     let doors = service_fn(move |request: Request| {
-        let door = if is_grpc(&request) { grpc.clone() } else { rest.clone() };
-        door.oneshot(request)
+        let is_grpc = is_grpc(&request);
+        let door = if is_grpc { grpc.clone() } else { rest.clone() };
+        let (request, share) = budget.count(request);
+        async move {
+            let answer = door.oneshot(request).await?;
+            if !share.was_refused() {
+                return Ok(answer);
+            }
+            Ok(if is_grpc { Denial::Overloaded.status().into_http() } else { rest::overloaded() })
+        }
     });
     Ok(Router::new().fallback_service(doors))
 }

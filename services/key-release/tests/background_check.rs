@@ -101,8 +101,8 @@ async fn evidence_is_bounded_and_has_a_nonce() {
     for (evidence, reason) in [
         (sized(0, 388, 0), "request_malformed"),
         (sized(16 * 1024 + 1, 388, 0), "request_too_large"),
-        (sized(5000, 32 * 1024 + 1, 0), "request_too_large"),
-        (sized(5000, 388, 16 * 1024 + 1), "request_too_large"),
+        (sized(5000, 1024 * 1024 + 1, 0), "request_too_large"),
+        (sized(5000, 388, 256 * 1024 + 1), "request_too_large"),
     ] {
         assert_eq!(refusal(transfer(&stack, &key_id, evidence).await).1, reason);
     }

@@ -116,12 +116,12 @@ async fn what_cannot_be_understood_is_refused_before_anything_is_decided() {
     }
     let nothing = stack.broker().transfer_key(TransferKeyRequest { key_id: key_id.clone(), credential: None }).await;
     assert_eq!(refusal(nothing), refused(Code::InvalidArgument, "request_malformed"));
-    let oversized = stack.transfer(&key_id, &"a".repeat(65 * 1024)).await;
+    let oversized = stack.transfer(&key_id, &"a".repeat(2 * 1024 * 1024 + 1)).await;
     assert_eq!(refusal(oversized).1, "request_too_large");
     assert_eq!(stack.audit().await.len(), recorded, "no decision, no record");
 
     // Over the bound of a message the transport refuses, before the service sees it.
-    let huge = Credential::Token("a".repeat(300 * 1024));
+    let huge = Credential::Token("a".repeat(3 * 1024 * 1024));
     let huge = stack.broker().transfer_key(TransferKeyRequest { key_id: key_id.clone(), credential: Some(huge) }).await;
     assert_eq!(refusal(huge), refused(Code::InvalidArgument, "request_too_large"));
     assert!(stack.transfer(&key_id, &token).await.is_ok(), "the service goes on");

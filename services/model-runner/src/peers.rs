@@ -16,6 +16,9 @@ use tower::Layer;
 
 use crate::{Refusal, key_pairs::SentKey, refusal::Peer};
 
+/// What the attester may answer: the longest token, or the largest evidence, with what is around it.
+const ANSWER_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64 * 1024;
+
 type Traced = GrpcService<Channel>;
 
 /// The attester of this TD.
@@ -29,7 +32,7 @@ impl Attester {
     pub(crate) fn new(socket: &Path, within: Duration) -> Self {
         let channel = keyferry_tls::grpc_unix_channel(socket);
         let traced = grpc_client_layer(&socket.display().to_string()).layer(channel);
-        Self { client: AttesterClient::new(traced), within }
+        Self { client: AttesterClient::new(traced).max_decoding_message_size(ANSWER_BYTES_MAX), within }
     }
 
     /// A token that binds `user_data` to this TD.

@@ -208,7 +208,7 @@ async fn weak_foreign_and_broken_evidence_is_rejected_with_its_reason_and_record
         rejected += 1;
     }
     let mut oversized = sound.clone();
-    oversized.user_data = vec![0; 32 * 1024 + 1];
+    oversized.user_data = vec![0; 1024 * 1024 + 1];
     assert_eq!(world.rejection(&world.event(oversized)).await, Reason::RequestTooLarge);
     rejected += 1;
 

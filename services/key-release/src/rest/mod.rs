@@ -109,6 +109,11 @@ pub(crate) async fn in_time(State(limit): State<Duration>, request: Request, nex
     tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(late)
 }
 
+/// What came needs more memory than there is room for.
+pub(crate) fn overloaded() -> Response {
+    Refusal::Denied(Denial::Overloaded).into_response()
+}
+
 /// Echoes the caller's request id, or gives the request one, and names our trace.
 async fn identify(request: Request, next: Next) -> Response {
     let given = request_id(request.headers());

@@ -18,7 +18,7 @@ const SMALL: usize = 16 * 1024;
 const KEY: usize = 32 * 1024;
 const POLICY: usize = 64 * 1024;
 /// A token of the longest kind, or evidence with every member at its bound, in base64.
-const TRANSFER: usize = 192 * 1024;
+const TRANSFER: usize = crate::surface::REQUEST_BYTES_MAX;
 
 type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
 

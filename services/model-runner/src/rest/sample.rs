@@ -15,7 +15,6 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use keyferry_contract::TOKEN_BYTES_MAX;
 use serde_json::{Map, Value, json};
 
 use super::reply;
@@ -28,6 +27,9 @@ use crate::{
 
 /// A token, or a wrapped key, and what is around it. Read on the runtime's threads: a millisecond at most.
 const BODY_BYTES_MAX: usize = 128 * 1024;
+/// A token that holds this service's own public key, whatever else the verifier says in it. Longer ones hold other user data,
+/// for which no key is released: anybody may call, so no memory is given to them.
+const TOKEN_BYTES_MAX: usize = 64 * 1024;
 const APPLICATION_JSON: &[u8] = b"application/json";
 /// On the successful replies of these endpoints and on their OPTIONS replies.
 const CORS: [(HeaderName, HeaderValue); 3] = [

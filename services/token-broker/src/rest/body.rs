@@ -226,9 +226,9 @@ mod tests {
             (json!({ "quote": quote, "verifier_nonce": nonce(), "policy_ids": ["x"] }), Reason::RequestMalformed, "policy_ids"),
             (json!({ "quote": quote, "verifier_nonce": nonce(), "policy_ids": vec!["x"; 11] }), Reason::RequestMalformed, "11 policy"),
             (
-                json!({ "quote": quote, "verifier_nonce": nonce(), "runtime_data": BASE64_STANDARD.encode(vec![0; 32_769]) }),
+                json!({ "quote": quote, "verifier_nonce": nonce(), "runtime_data": BASE64_STANDARD.encode(vec![0; 1_048_577]) }),
                 Reason::RequestTooLarge,
-                "32769",
+                "1048577",
             ),
         ];
         for (body, reason, detail) in cases {
