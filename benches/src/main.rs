@@ -49,10 +49,11 @@ struct Arguments {
 
 type Figure = (&'static str, fn(&'static str, Duration) -> Result<Row>);
 
-const FIGURES: [Figure; 21] = [
+const FIGURES: [Figure; 22] = [
     ("quote_verification/cold", quote_verification::cold),
     ("quote_verification/first_sight", quote_verification::first_sight),
     ("quote_verification/warm", quote_verification::warm),
+    ("quote_verification/memory", quote_verification::memory),
     ("attestation/ps384", attestation::ps384),
     ("attestation/es384", attestation::es384),
     ("attestation/es256", attestation::es256),

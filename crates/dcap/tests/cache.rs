@@ -154,12 +154,16 @@ fn a_known_platform_dies_with_its_certificate() {
 fn new_collateral_is_believed_at_once() {
     let world = World::new();
     let (pair, quote) = (Pair::new(world.anchor()), world.quote(|_| {}));
+    let neighbour = SimulatedTd::new(world.root.platform(&PlatformOptions::default(), NOW).unwrap(), TdOptions::default());
+    let neighbour = Quote::parse(&neighbour.quote(&[7; 64]).unwrap()).unwrap();
     assert!(pair.agree("current", &quote, &world.collateral(|_| {}), NOW).is_ok());
     let revoking = |what, change: fn(&mut CollateralOptions)| {
         let collateral = world.collateral(|options| {
             options.revoked_pcks.push(world.td.platform().pck_serial());
             change(options);
         });
+        // By then the new list and its issuer are known as well.
+        assert!(pair.agree("its neighbour's is not", &neighbour, &collateral, NOW).is_ok());
         assert_eq!(pair.agree(what, &quote, &collateral, NOW).unwrap_err(), DcapDenial::CertificateRevoked("the PCK certificate"));
     };
     revoking("its certificate is revoked", |_| {});

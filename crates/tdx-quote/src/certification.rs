@@ -4,6 +4,8 @@
 //! Here a chain is base64 lines between the two marker lines and nothing else; the certificates are compared and hashed
 //! as DER, never as text.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -14,11 +16,14 @@ const END: &str = "-----END CERTIFICATE-----";
 /// PCK leaf, intermediate and root.
 const CERTIFICATES: usize = 3;
 
-/// The PCK certificate chain of a quote, parsed from PEM to DER but not verified.
+/// Room for the base64 of one certificate: real ones have about 1700 characters.
+const BASE64_BYTES: usize = 2048;
+
+/// The PCK certificate chain of a quote, parsed from PEM to DER but not verified. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certification {
-    pem: String,
-    certificates: [Vec<u8>; CERTIFICATES],
+    pem: Arc<str>,
+    certificates: Arc<[Vec<u8>; CERTIFICATES]>,
 }
 
 impl Certification {
@@ -44,7 +49,7 @@ impl Certification {
         let pem = std::str::from_utf8(text).map_err(|_| QuoteError::PckChain("not ASCII text"))?;
         let certificates: [Vec<u8>; CERTIFICATES] =
             blocks(pem)?.try_into().map_err(|_| QuoteError::PckChain("not three certificates: leaf, intermediate and root are wanted"))?;
-        Ok(Self { pem: pem.to_owned(), certificates })
+        Ok(Self { pem: pem.into(), certificates: Arc::new(certificates) })
     }
 }
 
@@ -54,7 +59,7 @@ fn blocks(pem: &str) -> Result<Vec<Vec<u8>>, QuoteError> {
     let mut open: Option<String> = None;
     for line in text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)) {
         match (line, open.take()) {
-            (BEGIN, None) => open = Some(String::new()),
+            (BEGIN, None) => open = Some(String::with_capacity(BASE64_BYTES)),
             (END, Some(base64)) => certificates.push(decode(&base64)?),
             (_, None) => return Err(QuoteError::PckChain("text outside a certificate")),
             (line, Some(mut base64)) => {

@@ -1,5 +1,7 @@
 //! The quote as a whole.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use crate::layout::{
@@ -9,10 +11,10 @@ use crate::layout::{
 use crate::reader::Reader;
 use crate::{BodyType, Certification, QeReport, QuoteError, TdReportBody};
 
-/// A TDX quote that has been parsed, not verified.
+/// A TDX quote that has been parsed, not verified. Clones share its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
     signed_bytes: usize,
     header: Header,
     body_type: BodyType,
@@ -62,7 +64,7 @@ impl Quote {
         if let Some(position) = tail.iter().position(|byte| *byte != 0) {
             return Err(QuoteError::Tail { offset: end + position });
         }
-        Ok(Self { bytes: quote.to_vec(), signed_bytes, header, body_type, body, signature, certification })
+        Ok(Self { bytes: quote.into(), signed_bytes, header, body_type, body, signature, certification })
     }
 
     /// The header.
