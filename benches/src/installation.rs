@@ -135,6 +135,6 @@ async fn attest(verifier: Arc<TrustAuthority>, td: Arc<SimulatedTd>, user_data: 
     let nonce = verifier.nonce().await?;
     let quote = td.quote(&report_data(&nonce.val, &nonce.iat, &user_data))?;
     let evidence =
-        Evidence { quote, user_data, nonce: Some(nonce), event_log: Vec::new(), policy_ids: Vec::new(), policy_must_match: false };
+        Evidence { user_data, nonce: Some(nonce), ..Evidence::of(quote) };
     Ok(verifier.attest(&evidence).await?)
 }

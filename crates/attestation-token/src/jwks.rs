@@ -1,7 +1,7 @@
 //! From a JWKS to a key set that may be believed: every key has a certificate chain to the pinned root, and is the key of
 //! its leaf certificate. Intel's own clients take the root from the same document; here the document proves nothing.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use base64::{
     Engine,
@@ -16,7 +16,7 @@ use x509_parser::{
     public_key::PublicKey,
 };
 
-use crate::{INTEL_TRUST_ANCHOR, JWKS_BYTES_MAX, TOKEN_AGE_SECONDS_MAX, UNKNOWN_TRUST_ANCHOR, algorithm::Algorithm};
+use crate::{INTEL_TRUST_ANCHOR, JWKS_BYTES_MAX, TOKEN_AGE_SECONDS_MAX, UNKNOWN_TRUST_ANCHOR, algorithm::Algorithm, revocation::Chain};
 
 /// Keys in one set; Intel's has two.
 const KEYS_MAX: usize = 32;
@@ -123,6 +123,20 @@ pub enum KeySetError {
         /// The X.509 verifier's word.
         cause: String,
     },
+    /// Every key is of a withdrawn certificate.
+    #[error("every key of issuer {issuer:?} is of a revoked certificate")]
+    Revoked {
+        /// The configured issuer.
+        issuer: String,
+    },
+    /// A revocation list is missing, overdue or not its authority's.
+    #[error("whether the certificates of issuer {issuer:?} are revoked is not known: {cause}")]
+    RevocationUnknown {
+        /// The configured issuer.
+        issuer: String,
+        /// What is wrong with the lists.
+        cause: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -152,6 +166,8 @@ pub(crate) struct VerificationKey {
     /// The last second, in unix time, in which every certificate of its chain is valid: a set is used for a while after
     /// its chains were judged.
     pub(crate) not_after: u64,
+    /// What vouches for it, for revocation lists.
+    pub(crate) chain: Arc<Chain>,
 }
 
 /// The believed keys of one issuer.
@@ -229,12 +245,12 @@ fn believed(jwk: &Jwk, algorithm: Algorithm, issuer: &TrustedIssuer, index: usiz
     let is_leaf = |der: &CertificateDer<'_>| certified(der).is_some_and(|certified| certified == numbers);
     let (mut leaves, others): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_leaf);
     let (Some(leaf), true) = (leaves.pop(), leaves.is_empty()) else { return Err(KeySetError::NotTheLeafsKey { index }) };
-    let not_after = verify_chain(&leaf, &others, issuer, index, now)?;
+    let (not_after, authorities) = verify_chain(&leaf, &others, issuer, index, now)?;
     let key = match numbers {
         Numbers::Rsa { n, e } => DecodingKey::from_rsa_raw_components(&n, &e),
         Numbers::Ec { point } => DecodingKey::from_ec_der(&point),
     };
-    Ok(VerificationKey { algorithm, key, not_after })
+    Ok(VerificationKey { algorithm, key, not_after, chain: Arc::new(Chain { leaf, authorities }) })
 }
 
 fn numbers(jwk: &Jwk, algorithm: Algorithm, index: usize) -> Result<Numbers, KeySetError> {
@@ -280,14 +296,14 @@ fn certified(der: &CertificateDer<'_>) -> Option<Numbers> {
 
 /// Path building, signatures, validity and basic constraints are webpki's work, key usage is ours (webpki reads it for
 /// revocation lists only), and so is the root. Extended key usage: serverAuth or none, as Intel's clients demand. Returns
-/// the last second in which the whole chain is valid.
+/// the last second in which the whole chain is valid, and the authorities between leaf and root.
 fn verify_chain(
     leaf: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
     issuer: &TrustedIssuer,
     index: usize,
     now: u64,
-) -> Result<u64, KeySetError> {
+) -> Result<(u64, Vec<CertificateDer<'static>>), KeySetError> {
     let root = CertificateDer::from(issuer.root_der.as_slice());
     let anchor = anchor_from_trusted_cert(&root).map_err(|_| KeySetError::Root { issuer: issuer.issuer.clone() })?;
     let untrusted = |cause: webpki::Error| KeySetError::Untrusted { index, cause: format!("{cause:?}") };
@@ -298,10 +314,11 @@ fn verify_chain(
         .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, others, at, KeyUsage::server_auth(), None, None)
         .map_err(untrusted)?;
     let mut not_after = usable(leaf, index, now, KeyUsageExtension::digital_signature)?;
-    for authority in path.intermediate_certificates() {
-        not_after = not_after.min(usable(&authority.der(), index, now, KeyUsageExtension::key_cert_sign)?);
+    let authorities: Vec<_> = path.intermediate_certificates().map(|authority| authority.der().into_owned()).collect();
+    for authority in &authorities {
+        not_after = not_after.min(usable(authority, index, now, KeyUsageExtension::key_cert_sign)?);
     }
-    Ok(not_after)
+    Ok((not_after, authorities))
 }
 
 /// Where a certificate restricts what its key is for, this use must be among it. Returns when the certificate ends.

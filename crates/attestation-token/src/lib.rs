@@ -6,6 +6,7 @@
 //!   the leaf certificates. [`authenticate`] turns a compact JWS into an [`AuthenticToken`] or a [`TokenDenial`]; there is
 //!   no other way to get one. The algorithm is looked up in the issuer's allow-list, never taken from the header; `jku`
 //!   is never followed; an unknown issuer, key or algorithm is refused before any cryptography runs.
+//!   [`KeySet::without_revoked`] takes out the keys of withdrawn certificates, given the [`RevocationList`]s of their authorities.
 //!
 //! [`UnverifiedClaims`] reads what a payload says without believing it, for explanations and for tests of policies; nothing
 //! that releases a key takes it.
@@ -24,6 +25,7 @@ mod issue;
 mod jwks;
 mod key;
 mod read;
+mod revocation;
 mod wire;
 
 pub use algorithm::Algorithm;
@@ -34,6 +36,7 @@ pub use issue::{BACKDATED_SECONDS, IssueError, IssuedToken, Shape, TokenIssuer};
 pub use jwks::{AbsentAnchor, KeySet, KeySetError, TrustedIssuer};
 pub use key::{SigningKey, SigningKeyError, jwks};
 pub use read::UnverifiedClaims;
+pub use revocation::{CRL_BYTES_MAX, Revocation, RevocationCheck, RevocationList, RevocationListError};
 
 /// The longest token that is looked at, in characters: 1 MiB of user data has 1.9 million of them, encoded twice.
 pub const TOKEN_CHARACTERS_MAX: usize = 2 * 1024 * 1024;

@@ -2,9 +2,6 @@
 
 use std::path::PathBuf;
 
-/// Longest piece of a peer's reason label that is kept.
-const LABEL_CHARACTERS_MAX: usize = 64;
-
 /// What went wrong and what to do. Never holds a peer's free text.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustAuthorityError {
@@ -52,14 +49,16 @@ pub enum TrustAuthorityError {
         host: String,
     },
     /// It answered with another status than 200.
-    #[error("the trust authority at {host} answered with status {status}{}", labelled(reason.as_deref()))]
+    #[error("the trust authority at {host} answered with status {status}{}{}", labelled(reason.as_deref()), traced(trace_id.as_deref()))]
     Status {
         /// Which host.
         host: String,
         /// The status.
         status: u16,
-        /// The reason label with which a token-broker's error text begins.
+        /// The reason label with which a token-broker's error text begins, or the one that fits the words of Intel's.
         reason: Option<String>,
+        /// What the service calls this answer: good for a question to its operator.
+        trace_id: Option<String>,
     },
     /// The answer is over the bound.
     #[error("the trust authority at {host} sent more than {max} bytes")]
@@ -81,14 +80,6 @@ fn labelled(reason: Option<&str>) -> String {
     reason.map_or_else(String::new, |reason| format!(" ({reason})"))
 }
 
-/// The label at the start of `{"error":"<label>: <text>"}`: lower-case letters and underscores. Intel's texts have none.
-pub(crate) fn reason_label(body: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct ErrorBody {
-        error: String,
-    }
-    let text = serde_json::from_slice::<ErrorBody>(body).ok()?.error;
-    let (label, _) = text.split_once(':')?;
-    let good = (1..=LABEL_CHARACTERS_MAX).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    good.then(|| label.to_owned())
+fn traced(trace_id: Option<&str>) -> String {
+    trace_id.map_or_else(String::new, |trace_id| format!(", trace id {trace_id}"))
 }

@@ -8,7 +8,7 @@ use keyferry_tls::{RootsConfig, http_client_config};
 use reqwest::{Client, Response, redirect};
 use url::Url;
 
-use crate::{Decorate, Proxy, TrustAuthorityError, error::reason_label};
+use crate::{Decorate, Proxy, TrustAuthorityError, complaint::reason_label};
 
 /// All of one attempt, body included: as in Intel's Python client.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,6 +17,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REPETITIONS: usize = 2;
 /// The longest pause, in first pauses: 2 s and 10 s with Intel's.
 const PAUSE_GROWTH_MAX: u32 = 5;
+const TRACE_ID_CHARACTERS_MAX: usize = 128;
 /// What is looked at of an error's body.
 const ERROR_BYTES_MAX: usize = 4096;
 
@@ -63,6 +64,12 @@ impl HttpClient {
         self.base.path()
     }
 
+    /// The path and query of `url`, to be asked for here: what it says about the host does not count.
+    pub(crate) fn path_of(&self, url: &str) -> Option<String> {
+        let url = self.base.join(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+        Some(url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path())))
+    }
+
     /// One call with its repetitions; the body of an answer with status 200, which is never empty.
     pub(crate) async fn call(
         &self,
@@ -75,7 +82,9 @@ impl HttpClient {
         if let Some(decorate) = &self.decorate {
             decorate(&mut headers);
         }
-        let url = self.base.join(path).map_err(|_| TrustAuthorityError::Url { url: path.to_owned() })?;
+        // A path that begins with two slashes would name another host.
+        let url = self.base.join(path).ok().filter(|url| url.origin() == self.base.origin());
+        let url = url.ok_or_else(|| TrustAuthorityError::Url { url: path.to_owned() })?;
         let attempt = || async {
             let mut request = self.client.request(method.clone(), url.clone()).headers(headers.clone());
             if let Some(body) = &body {
@@ -94,8 +103,9 @@ impl HttpClient {
     async fn answer(&self, response: Response, max: usize) -> Result<Vec<u8>, TrustAuthorityError> {
         let status = response.status().as_u16();
         if status != 200 {
+            let trace_id = trace_id(response.headers());
             let body = self.bounded(response, ERROR_BYTES_MAX).await.unwrap_or_default();
-            return Err(TrustAuthorityError::Status { host: self.host.clone(), status, reason: reason_label(&body) });
+            return Err(TrustAuthorityError::Status { host: self.host.clone(), status, reason: reason_label(status, &body), trace_id });
         }
         let body = self.bounded(response, max).await?;
         if body.is_empty() { Err(TrustAuthorityError::Malformed { field: "empty body" }) } else { Ok(body) }
@@ -116,6 +126,13 @@ impl HttpClient {
         let host = self.host.clone();
         if error.is_timeout() { TrustAuthorityError::Timeout { host } } else { TrustAuthorityError::Unreachable { host } }
     }
+}
+
+/// A word of printable ASCII, bounded.
+fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("trace-id")?.to_str().ok()?;
+    let good = (1..=TRACE_ID_CHARACTERS_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    good.then(|| text.to_owned())
 }
 
 fn repeatable(error: &TrustAuthorityError) -> bool {

@@ -2,82 +2,50 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+mod server;
+
 use std::{
-    net::{Ipv4Addr, TcpListener},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use axum::{
-    Router,
-    body::Bytes,
-    extract::State,
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use axum_server::tls_rustls::RustlsConfig;
 use keyferry_attestation_token::Nonce;
-use keyferry_tls::{ALPN_HTTP, CertificateAuthority, RootsConfig, server_config_from_issued};
-use keyferry_trust_authority::{Evidence, JwksSource, Proxy, Settings, TrustAuthority, TrustAuthorityError, read_api_key};
+use keyferry_tls::{CertificateAuthority, RootsConfig};
+use keyferry_trust_authority::{
+    ApiVersion, Evidence, JwksSource, Proxy, Region, Settings, TrustAuthority, TrustAuthorityError, read_api_key,
+};
+use server::{Server, clock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const NOW: u64 = 1_763_900_000;
 const CANARY: &str = "canary-7c1f";
 
-type Seen = Arc<Mutex<Vec<(Uri, HeaderMap, Bytes)>>>;
-type Answer = Arc<dyn Fn(usize) -> Response + Send + Sync>;
-
-struct Server {
-    url: String,
-    root: Vec<u8>,
-    seen: Seen,
-}
-
-/// A TLS server on 127.0.0.1 that gives `answer(0)`, `answer(1)`, ... to whatever is asked.
+/// Answers by the number of the call alone.
 fn server(answer: impl Fn(usize) -> Response + Send + Sync + 'static) -> Server {
-    let authority = CertificateAuthority::generate("test root", clock(), 30).unwrap();
-    let issued = authority.issue_server(&["127.0.0.1"], clock(), 30).unwrap();
-    let tls = RustlsConfig::from_config(server_config_from_issued(&issued, ALPN_HTTP).unwrap());
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let url = format!("https://{}", listener.local_addr().unwrap());
-    let seen = Seen::default();
-    let state = (seen.clone(), Arc::new(AtomicUsize::new(0)), Arc::new(answer) as Answer);
-    let router = Router::new().fallback(serve).with_state(state);
-    tokio::spawn(axum_server::from_tcp_rustls(listener, tls).unwrap().serve(router.into_make_service()));
-    Server { url, root: authority.certificate_der().to_vec(), seen }
+    server::start(move |call, _| answer(call))
 }
 
-async fn serve(
-    State((seen, count, answer)): State<(Seen, Arc<AtomicUsize>, Answer)>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    seen.lock().unwrap().push((uri, headers, body));
-    answer(count.fetch_add(1, Ordering::SeqCst))
-}
-
-/// rustls asks the system's clock about certificates.
-#[allow(clippy::disallowed_methods, reason = "the handshake reads the same clock")]
-fn clock() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    assert!(now > NOW);
-    now
-}
-
-impl Server {
+trait Client {
+    fn settings(&self) -> Settings;
     fn client(&self) -> TrustAuthority {
-        self.client_trusting(&self.root)
+        TrustAuthority::new(&self.settings()).unwrap()
     }
     fn client_trusting(&self, root: &[u8]) -> TrustAuthority {
-        let mut settings = Settings::new(&self.url, RootsConfig::Ders(vec![root.to_vec()]), CANARY.into());
+        TrustAuthority::new(&Settings { roots: RootsConfig::Ders(vec![root.to_vec()]), ..self.settings() }).unwrap()
+    }
+    fn calls(&self) -> usize;
+}
+
+impl Client for Server {
+    fn settings(&self) -> Settings {
+        let mut settings = Settings::new(&self.url, RootsConfig::Ders(vec![self.root.clone()]), CANARY.into());
         settings.retry_delay = Duration::from_millis(5);
         settings.decorate = Some(Arc::new(|headers| drop(headers.insert("traceparent", "00-ab".parse().unwrap()))));
-        TrustAuthority::new(&settings).unwrap()
+        settings
     }
     fn calls(&self) -> usize {
         self.seen.lock().unwrap().len()
@@ -91,12 +59,11 @@ fn json(text: &'static str) -> Response {
 fn evidence() -> Evidence {
     let nonce = Nonce { val: b"dmFs".to_vec(), iat: b"now".to_vec(), signature: b"sig".to_vec() };
     Evidence {
-        quote: vec![1, 2, 3],
         user_data: b"user".to_vec(),
         nonce: Some(nonce),
-        event_log: Vec::new(),
         policy_ids: vec![uuid::Uuid::from_u128(5)],
         policy_must_match: true,
+        ..Evidence::of(vec![1, 2, 3])
     }
 }
 
@@ -124,6 +91,62 @@ async fn evidence_is_sent_in_the_composite_form() {
         r#""verifier_nonce":{"val":"ZG1Gcw==","iat":"bm93","signature":"c2ln"}}}"#
     );
     assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
+}
+
+#[tokio::test]
+async fn each_version_and_azure_have_their_address_and_form() {
+    let nonce = r#""verifier_nonce":{"val":"ZG1Gcw==","iat":"bm93","signature":"c2ln"}"#;
+    let ids = r#""policy_ids":["00000000-0000-0000-0000-000000000005"],"policy_must_match":true,"token_signing_alg":"RS256""#;
+    let azure = r#""quote":"AQID","runtime_data":"e30=","user_data":"dXNlcg==""#;
+    for (version, runtime, path, expected) in [
+        (ApiVersion::V1, None, "/appraisal/v1/attest", format!(r#"{{{ids},"quote":"AQID","runtime_data":"dXNlcg==",{nonce}}}"#)),
+        (ApiVersion::V1, Some("{}"), "/appraisal/v1/attest/azure/tdxvm", format!("{{{ids},{azure},{nonce}}}")),
+        (ApiVersion::V2, Some("{}"), "/appraisal/v2/attest/azure", format!(r#"{{{ids},"tdx":{{{azure},{nonce}}}}}"#)),
+    ] {
+        let server = server(|_| json(r#"{"token":"a.b.c"}"#));
+        let client = TrustAuthority::new(&Settings { version, ..server.settings() }).unwrap();
+        let azure_runtime = runtime.map(|text| text.as_bytes().to_vec());
+        let evidence = Evidence { azure_runtime, token_signing_alg: Some("RS256".to_owned()), ..evidence() };
+        client.attest(&evidence).await.unwrap();
+        let _malformed = client.nonce().await;
+        let seen = server.seen.lock().unwrap();
+        assert_eq!((seen[0].0.path(), std::str::from_utf8(&seen[0].2).unwrap()), (path, expected.as_str()));
+        assert_eq!(seen[1].0.path(), version.nonce_path());
+    }
+}
+
+#[tokio::test]
+async fn a_changed_key_file_is_read_before_the_next_call_and_a_bad_one_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, "first").unwrap();
+    let server = server(|_| json(r#"{"val":"AA==","iat":"AA==","signature":"AA=="}"#));
+    let settings = Settings { api_key: read_api_key(&path).unwrap(), api_key_file: Some(path.clone()), ..server.settings() };
+    let client = TrustAuthority::new(&settings).unwrap();
+    for (content, seconds, sent) in [("first", 1, "first"), ("second\n", 2, "second"), ("", 3, "second"), ("third", 4, "third")] {
+        std::fs::write(&path, content).unwrap();
+        // Two writes within the clock's grain would look like one.
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)).unwrap();
+        client.nonce().await.unwrap();
+        assert_eq!(server.seen.lock().unwrap().last().unwrap().1["x-api-key"], sent);
+    }
+    std::fs::remove_file(&path).unwrap();
+    client.nonce().await.unwrap();
+}
+
+#[test]
+fn regions_are_known_by_name() {
+    for (name, api, base) in [
+        ("world", "https://api.trustauthority.intel.com", "https://portal.trustauthority.intel.com"),
+        ("us", "https://api.trustauthority.intel.com", "https://portal.trustauthority.intel.com"),
+        ("eu", "https://api.eu.trustauthority.intel.com", "https://portal.eu.trustauthority.intel.com"),
+        ("pilot", "https://api.pilot.trustauthority.intel.com", "https://portal.pilot.trustauthority.intel.com"),
+    ] {
+        let region: Region = serde_json::from_value(name.into()).unwrap();
+        assert_eq!((region.api_url(), region.base_url()), (api, base));
+    }
+    assert!(serde_json::from_value::<Region>("mars".into()).is_err());
 }
 
 #[tokio::test]
@@ -177,7 +200,17 @@ async fn oversized_empty_and_malformed_answers_are_refused() {
     let huge = server(|_| "x".repeat(3_000_000).into_response());
     assert!(matches!(huge.client().nonce().await, Err(TrustAuthorityError::AnswerTooLarge { max: 4096, .. })));
     assert!(matches!(huge.client().attest(&evidence()).await, Err(TrustAuthorityError::AnswerTooLarge { .. })));
-    for text in ["", "{}", "[]", r#"{"val":"AA==","iat":"AA=="}"#, r#"{"val":"!","iat":"AA==","signature":"AA=="}"#, r#"{"token":""}"#] {
+    for text in [
+        "",
+        "{}",
+        "[]",
+        r#"{"val":"AA==","iat":"AA=="}"#,
+        r#"{"val":"!","iat":"AA==","signature":"AA=="}"#,
+        r#"{"token":""}"#,
+        r#"{"val":"AA==","iat":"AA==","signature":"AA==","more":1}"#,
+        r#"{"token":"a.b.c","more":1}"#,
+        r#"{"token":"a.b.c","token":"a.b.c"}"#,
+    ] {
         let server = server(move |_| json(text));
         assert!(matches!(server.client().nonce().await, Err(TrustAuthorityError::Malformed { .. })), "{text}");
         assert!(matches!(server.client().attest(&evidence()).await, Err(TrustAuthorityError::Malformed { .. })), "{text}");

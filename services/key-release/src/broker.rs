@@ -112,13 +112,12 @@ fn evidence(message: EvidenceMessage) -> Result<Evidence, Denial> {
         iat: required("nonce.iat", nonce.iat, NONCE_IAT_BYTES_MAX)?,
         signature: required("nonce.signature", nonce.signature, NONCE_SIGNATURE_BYTES_MAX)?,
     };
+    let quote = required("quote", message.quote, QUOTE_BYTES_MAX)?;
     Ok(Evidence {
-        quote: required("quote", message.quote, QUOTE_BYTES_MAX)?,
         user_data: bounded("user_data", message.user_data, USER_DATA_BYTES_MAX)?,
         event_log: bounded("event_log", message.event_log, EVENT_LOG_BYTES_MAX)?,
         nonce: Some(nonce),
-        policy_ids: Vec::new(),
-        policy_must_match: false,
+        ..Evidence::of(quote)
     })
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use keyferry_attestation_token::{AbsentAnchor, Algorithm, INTEL_TRUST_ANCHOR, TOKEN_AGE_SECONDS_MAX, names_trust_anchor};
+use keyferry_attestation_token::{AbsentAnchor, Algorithm, INTEL_TRUST_ANCHOR, Revocation, TOKEN_AGE_SECONDS_MAX, names_trust_anchor};
 use keyferry_bus::BusConfig;
 use keyferry_kms::{KmsConfig, VaultAuth};
 use keyferry_lifecycle::{Foreign, Mistake, Runtime, Secret, ServiceConfig, Surroundings};
@@ -137,6 +137,11 @@ pub struct IssuerConfig {
     /// How the key set is reached, if not directly. Since 0.2.
     #[serde(default)]
     pub proxy: Option<Proxy>,
+    /// Whether the certificates of the key set are looked up in revocation lists, which are fetched where the key set is:
+    /// `check` is `if_named` (the default: where a certificate names a list), `required` or `off`; `grace_seconds` is how
+    /// long an overdue list still counts, 0 by default. Since 0.2.
+    #[serde(default)]
+    pub revocation: Revocation,
 }
 
 /// The appraisal API used in background-check mode.

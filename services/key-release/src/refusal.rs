@@ -332,7 +332,8 @@ mod tests {
     #[test]
     fn a_brokers_label_is_passed_on_and_an_invented_one_is_not() {
         let error = |status, reason: Option<&str>| {
-            Denial::Verifier(TrustAuthorityError::Status { host: String::new(), status, reason: reason.map(str::to_owned) }).reason()
+            Denial::Verifier(TrustAuthorityError::Status { host: String::new(), status, reason: reason.map(str::to_owned), trace_id: None })
+                .reason()
         };
         assert_eq!(error(400, Some("debug_enabled")), Reason::DebugEnabled);
         assert_eq!(error(400, Some("nonsense")), Reason::RequestMalformed);

@@ -115,6 +115,7 @@ fn verifier(config: &VerifierConfig) -> Result<TrustAuthority, TrustAuthorityErr
     };
     let mut settings = Settings::new(&config.api_url, roots, api_key);
     settings.proxy.clone_from(&config.proxy);
+    settings.api_key_file = config.api_key_file.clone().filter(|_| config.api_key.is_none());
     // The verifier is configured by name and pinned by root: it may know our trace ids.
     settings.decorate = Some(Arc::new(|headers| inject_http(&Span::current(), headers)));
     TrustAuthority::new(&settings)

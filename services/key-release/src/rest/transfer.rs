@@ -158,13 +158,12 @@ fn evidence(text: EvidenceText) -> Result<Evidence, Denial> {
             signature: bounded("nonce.signature", json::base64("nonce.signature", nonce.signature.as_deref())?, NONCE_SIGNATURE_BYTES_MAX)?,
         }),
     };
+    let quote = bounded("quote", json::base64("quote", text.quote.as_deref())?, QUOTE_BYTES_MAX)?;
     Ok(Evidence {
-        quote: bounded("quote", json::base64("quote", text.quote.as_deref())?, QUOTE_BYTES_MAX)?,
         user_data: bounded("user_data", json::base64("user_data", text.user_data.as_deref())?, USER_DATA_BYTES_MAX)?,
         event_log: bounded("event_log", json::base64("event_log", text.event_log.as_deref())?, EVENT_LOG_BYTES_MAX)?,
         nonce,
-        policy_ids: Vec::new(),
-        policy_must_match: false,
+        ..Evidence::of(quote)
     })
 }
 

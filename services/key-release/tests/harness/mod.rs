@@ -28,7 +28,7 @@ use key_release::{
     surface,
     users::{Admin, Caller, Users},
 };
-use keyferry_attestation_token::{AbsentAnchor, Algorithm};
+use keyferry_attestation_token::{AbsentAnchor, Algorithm, Revocation};
 use keyferry_bus::{AuditKey, AuditLog, Role};
 use keyferry_contract::release::v1::{
     AuditRecord, CreateKeyRequest, CreatePolicyRequest, KeyAlgorithm, TransferKeyRequest, TransferKeyResponse,
@@ -271,5 +271,6 @@ pub(crate) fn issuer_config(directory: &Path, authority: &CertificateAuthority, 
         token_age_seconds_max: 3600,
         pin_on_first_use: false,
         proxy: None,
+        revocation: Revocation::default(),
     }
 }
