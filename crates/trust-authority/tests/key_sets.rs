@@ -265,7 +265,7 @@ async fn without_its_lists_a_key_set_counts_only_where_they_are_not_looked_at() 
     let issuer = world.issuer(LEAF);
     world.serve_keys(&[&issuer]);
     let bad: [&dyn Fn(); 3] = [&|| world.withdraw("/crl/ats.der"), &|| world.serve("/crl/ats.der", b"no list".to_vec()), &|| {
-        world.serve("/crl/ats.der", World::new().middle.list(1, &[]))
+        world.serve("/crl/ats.der", World::new().middle.list(1, &[]));
     }];
     for break_it in bad {
         break_it();

@@ -1,13 +1,13 @@
 //! One attestation, from evidence to an answer that is recorded and remembered.
 //!
-//! The order is: recognise the nonce, look whether it was redeemed, check its age, appraise and sign, keep the evaluation
-//! number, write the audit record, redeem the nonce with the answer, and only then hand the answer out. A crash before the redemption leaves an
-//! audit record of a token nobody got; a crash after it is repaired by the redelivery, which finds the same token. No
+//! The order is: recognise the nonce, look whether it was redeemed, check its age, have the [`Verifier`] judge, write the
+//! audit record, redeem the nonce with the answer, and only then hand the answer out. A crash before the redemption leaves
+//! an audit record of a token nobody got; a crash after it is repaired by the redelivery, which finds the same token. No
 //! record, no token: an audit stream that does not answer is an outage.
 
 use std::{sync::Arc, time::Instant};
 
-use keyferry_attestation_token::{Algorithm, jwks};
+use keyferry_attestation_token::Algorithm;
 use keyferry_bus::AuditLog;
 use keyferry_contract::{
     Reason,
@@ -20,42 +20,27 @@ use prost_types::Timestamp;
 use tracing::{Instrument, Span};
 
 use crate::{
-    appraiser::{Appraiser, Verdict},
-    evaluations::Evaluations,
     evidence::Evidence,
     fleet::Fleet,
-    nonce::{Nonce, NonceAuthority},
-    pool::Pool,
+    nonce::Nonce,
     redemption::Redemptions,
     refusal::Refusal,
+    verifier::{Attested, Verifier},
 };
 
 /// What every surface shares.
 #[derive(Debug)]
 pub(crate) struct Broker {
-    appraiser: Arc<Appraiser>,
-    nonces: NonceAuthority,
+    verifier: Arc<dyn Verifier>,
     redemptions: Redemptions,
     audit: AuditLog,
     fleet: Fleet,
-    pool: Pool,
-    evaluations: Evaluations,
-    jwks: String,
 }
 
 impl Broker {
     /// Ready to serve.
-    pub(crate) fn new(
-        appraiser: Appraiser,
-        nonces: NonceAuthority,
-        redemptions: Redemptions,
-        audit: AuditLog,
-        fleet: Fleet,
-        pool: Pool,
-        evaluations: Evaluations,
-    ) -> Self {
-        let jwks = jwks([appraiser.issuer().key()]);
-        Self { appraiser: Arc::new(appraiser), nonces, redemptions, audit, fleet, pool, evaluations, jwks }
+    pub(crate) fn new(verifier: Arc<dyn Verifier>, redemptions: Redemptions, audit: AuditLog, fleet: Fleet) -> Self {
+        Self { verifier, redemptions, audit, fleet }
     }
 
     /// Signs what was recorded for the last time; nothing can be recorded afterwards.
@@ -64,18 +49,18 @@ impl Broker {
     }
 
     /// A fresh nonce, and when it ends (Unix seconds).
-    pub(crate) fn nonce(&self) -> Result<(Nonce, u64), Refusal> {
-        self.nonces.issue(clock::now())
+    pub(crate) async fn nonce(&self) -> Result<(Nonce, u64), Refusal> {
+        self.verifier.nonce().await
     }
 
     /// The verifier's JSON Web Key Set.
-    pub(crate) fn jwks(&self) -> &str {
-        &self.jwks
+    pub(crate) async fn jwks(&self) -> Result<String, Refusal> {
+        self.verifier.jwks().await
     }
 
     /// The algorithms that a token can be asked for.
     pub(crate) fn algorithms(&self) -> Vec<Algorithm> {
-        self.appraiser.algorithms()
+        self.verifier.algorithms()
     }
 
     /// Answers evidence. A denial is in the audit stream when this returns; an outage decided nothing.
@@ -91,15 +76,15 @@ impl Broker {
     }
 
     /// Counts evidence that was not looked at.
-    pub(crate) fn count_undecided(refusal: &Refusal) {
-        count("error", "", refusal.reason.label());
+    pub(crate) fn count_undecided(&self, refusal: &Refusal) {
+        self.count("error", "", refusal.reason.label());
         Span::current().decision("error", Some(refusal.reason.label()));
         tracing::debug!(keyferry.reason = refusal.reason.label(), detail = refusal.detail, "evidence was not looked at");
     }
 
     /// Records a refusal that was made before there was anything to appraise. Returns what to tell the caller.
     pub(crate) async fn refuse(&self, refusal: Refusal, subject: &Subject) -> Refusal {
-        count(if refusal.is_outage() { "error" } else { "rejected" }, "", refusal.reason.label());
+        self.count(if refusal.is_outage() { "error" } else { "rejected" }, "", refusal.reason.label());
         let span = Span::current();
         span.decision(refusal.reason.decision().label(), Some(refusal.reason.label()));
         if refusal.is_outage() {
@@ -124,40 +109,40 @@ impl Broker {
         // Without a nonce there is nothing to redeem: the same evidence gets another token each time.
         let redemption = evidence.nonce.as_ref().map(|nonce| (nonce.key(), evidence.digest()));
         if let (Some(nonce), Some((nonce_key, digest))) = (&evidence.nonce, &redemption) {
-            let nonce = self.nonces.recognise(nonce).inspect_err(|_| count_nonce("signature_invalid"))?;
+            let nonce = self.verifier.recognise(nonce).inspect_err(|_| count_nonce("signature_invalid"))?;
             if let Some(answer) = self.redemptions.find(nonce_key, digest).await.inspect_err(count_replay)? {
                 count_nonce("repeated");
                 return Ok(answer);
             }
-            self.nonces.check_age(&nonce, clock::now()).inspect_err(|_| count_nonce("expired"))?;
+            self.verifier.check_age(&nonce, clock::now()).inspect_err(|_| count_nonce("expired"))?;
         }
-        let appraiser = Arc::clone(&self.appraiser);
-        let queued = evidence.td_id.is_some();
-        let work = move || appraiser.attest(&evidence, clock::now());
-        // What comes from the queue waits for its turn, so that callers over HTTPS cannot starve the TDs on the bus.
-        let verdict = if queued { self.pool.run_in_turn(work).await } else { self.pool.run(work).await };
-        self.evaluations.keep(self.appraiser.evaluations_seen()).await?;
-        let verdict = verdict?;
-        self.record(issued_record(subject, &verdict)).await?;
+        let attested = self.verifier.attest(evidence).await?;
+        self.record(issued_record(subject, &attested, self.verifier.name())).await?;
         let mut answer = TokenIssued {
             attestation_id: subject.attestation_id.clone(),
             td_id: subject.td_id.clone(),
-            token: verdict.token.jwt.clone(),
-            token_id: verdict.token.token_id.to_string(),
-            expires_at: Some(timestamp(verdict.token.expires_at)),
+            token: attested.jwt.clone(),
+            token_id: attested.token_id.clone(),
+            expires_at: Some(timestamp(attested.expires_at)),
         };
         if let Some((nonce_key, digest)) = &redemption {
             answer = self.redemptions.redeem(nonce_key, digest, answer).await.inspect_err(count_replay)?;
             count_nonce("redeemed");
         }
-        count("accepted", verdict.tcb_status, "");
+        self.count("accepted", attested.tcb_status, "");
         let span = Span::current();
-        span.attribute(names::TCB_STATUS, verdict.tcb_status);
-        span.attribute(names::TRUST_ANCHOR, verdict.trust_anchor.as_str());
+        span.attribute(names::TCB_STATUS, attested.tcb_status);
+        span.attribute(names::TRUST_ANCHOR, attested.trust_anchor.as_str());
         span.attribute(names::TOKEN_ID, answer.token_id.as_str());
-        tracing::info!(tcb_status = verdict.tcb_status, token_id = answer.token_id, "a token was issued");
-        self.fleet.attested(subject, &verdict, &answer).await;
+        tracing::info!(tcb_status = attested.tcb_status, token_id = answer.token_id, "a token was issued");
+        self.fleet.attested(subject, &attested, &answer).await;
         Ok(answer)
+    }
+
+    fn count(&self, result: &str, tcb_status: &str, reason: &str) {
+        let verifier = (names::VERIFIER, self.verifier.name());
+        let labels = [(names::APPRAISAL_RESULT, result), (names::TCB_STATUS, tcb_status), (names::REASON, reason), verifier];
+        names::APPRAISALS.add(1, &labels);
     }
 
     async fn record(&self, record: AuditRecord) -> Result<(), Refusal> {
@@ -199,14 +184,14 @@ impl Subject {
     }
 }
 
-fn issued_record(subject: &Subject, verdict: &Verdict) -> AuditRecord {
-    let exceptions = if verdict.exceptions.is_empty() { "none".to_owned() } else { verdict.exceptions.join(",") };
+fn issued_record(subject: &Subject, attested: &Attested, verifier: &str) -> AuditRecord {
+    let exceptions = if attested.exceptions.is_empty() { "none".to_owned() } else { attested.exceptions.join(",") };
     AuditRecord {
-        token_id: verdict.token.token_id.to_string(),
-        trust_anchor: verdict.trust_anchor.clone(),
-        tcb_status: verdict.tcb_status.to_owned(),
-        platform_hash: verdict.platform_hash.clone(),
-        detail: format!("mr_td={} exceptions={exceptions}", verdict.mr_td),
+        token_id: attested.token_id.clone(),
+        trust_anchor: attested.trust_anchor.clone(),
+        tcb_status: attested.tcb_status.to_owned(),
+        platform_hash: attested.platform_hash.clone(),
+        detail: format!("mr_td={} exceptions={exceptions} verifier={verifier}", attested.mr_td),
         ..subject.record(AuditDecision::TokenIssued)
     }
 }
@@ -214,11 +199,6 @@ fn issued_record(subject: &Subject, verdict: &Verdict) -> AuditRecord {
 /// Whole seconds as protobuf has them.
 pub(crate) fn timestamp(seconds: u64) -> Timestamp {
     Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
-}
-
-fn count(result: &str, tcb_status: &str, reason: &str) {
-    let labels = [(names::APPRAISAL_RESULT, result), (names::TCB_STATUS, tcb_status), (names::REASON, reason), (names::VERIFIER, "dcap")];
-    names::APPRAISALS.add(1, &labels);
 }
 
 fn count_nonce(result: &str) {

@@ -9,6 +9,8 @@ use keyferry_lifecycle::{Mistake, Runtime, Secret, ServiceConfig};
 use keyferry_tls::ServerCertificate;
 use serde::Deserialize;
 
+use crate::verifier::VerifierConfig;
+
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,12 +24,16 @@ pub struct Config {
     /// `token.key_directory`.
     #[serde(default)]
     pub audit_key_file: Option<PathBuf>,
+    /// Who judges evidence: `kind` is `dcap` (the default) or `trust-authority`. Since 0.2.
+    #[serde(default)]
+    pub verifier: VerifierConfig,
     /// The tokens we sign.
     pub token: TokenConfig,
     /// The nonces we hand out.
     #[serde(default)]
     pub nonce: NonceConfig,
-    /// The evidence we believe.
+    /// The evidence we believe. With a trust authority upstream only the attributes that `policy_file` allows count.
+    #[serde(default)]
     pub evidence: EvidenceConfig,
     /// The Trust-Authority-compatible listener; absent = bus only.
     pub https: Option<HttpsConfig>,
@@ -83,7 +89,7 @@ impl Default for NonceConfig {
 }
 
 /// The evidence we believe.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvidenceConfig {
     /// The root that platforms chain to.
@@ -92,6 +98,7 @@ pub struct EvidenceConfig {
     /// DER of the simulator's root, with `trust_anchor = "simulator"`.
     pub simulator_root_file: Option<PathBuf>,
     /// Collateral documents (JSON), one for each platform family.
+    #[serde(default)]
     pub collateral_files: Vec<PathBuf>,
     /// How often the collateral files are looked at for changes, in seconds, 1 to 86400.
     #[serde(default = "default_reload_seconds")]
@@ -186,7 +193,10 @@ impl ServiceConfig for Config {
         if self.token.issuer.trim().is_empty() {
             mistakes.push(Mistake::new("token.issuer", "is empty: give the name relying parties know this verifier by"));
         }
-        mistakes.extend(self.evidence.check());
+        match &self.verifier {
+            VerifierConfig::Dcap => mistakes.extend(self.evidence.check()),
+            VerifierConfig::TrustAuthority(config) => mistakes.extend(config.check()),
+        }
         if let Some(https) = &self.https {
             mistakes.extend(https.api_key().err());
         }

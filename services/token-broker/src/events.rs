@@ -112,7 +112,7 @@ impl EvidenceHandler {
 
     /// Nothing was decided, so nothing is recorded; the TD learns why, if it can be told.
     async fn turned_away(&self, identity: &TdId, attestation_id: AttestationId, refusal: &Refusal) -> Outcome {
-        Broker::count_undecided(refusal);
+        self.broker.count_undecided(refusal);
         let _untold = self.reject(identity, attestation_id, refusal.reason).await;
         Outcome::Done
     }
@@ -183,14 +183,18 @@ pub(crate) async fn serve_requests(bus: &Bus, broker: &Arc<Broker>, concurrency:
     let nonces = Arc::clone(broker);
     service
         .serve(Rpc::TokenBrokerNonce, concurrency, move |_: GetNonceRequest| {
-            let issued = nonces.nonce().map(nonce_response).map_err(|refusal| refusal.reason);
-            std::future::ready(issued)
+            let broker = Arc::clone(&nonces);
+            async move { broker.nonce().await.map(nonce_response).map_err(|refusal| refusal.reason) }
         })
         .await?;
     let keys = Arc::clone(broker);
     service
         .serve(Rpc::TokenBrokerJwks, concurrency, move |_: GetJwksRequest| {
-            std::future::ready(Ok(GetJwksResponse { jwks: keys.jwks().as_bytes().to_vec() }))
+            let broker = Arc::clone(&keys);
+            async move {
+                let jwks = broker.jwks().await.map_err(|refusal| refusal.reason)?;
+                Ok(GetJwksResponse { jwks: jwks.into_bytes() })
+            }
         })
         .await?;
     Ok(service)

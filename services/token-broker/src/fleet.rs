@@ -12,8 +12,8 @@ use keyferry_lifecycle::clock;
 use prost::Message;
 
 use crate::{
-    appraiser::Verdict,
     broker::{Subject, timestamp},
+    verifier::Attested,
 };
 
 /// Two replicas may decide about one TD at a time; more than that in a row is not worth waiting for.
@@ -32,16 +32,16 @@ impl Fleet {
     }
 
     /// The TD got a token.
-    pub(crate) async fn attested(&self, subject: &Subject, verdict: &Verdict, answer: &TokenIssued) {
+    pub(crate) async fn attested(&self, subject: &Subject, attested: &Attested, answer: &TokenIssued) {
         self.change(subject, |record| {
             record.state = TdState::Attested.into();
             record.token_id.clone_from(&answer.token_id);
             record.token_expires_at = answer.expires_at;
             record.attested_at = record.attempted_at;
             record.reason = Reason::Unspecified.into();
-            verdict.tcb_status.clone_into(&mut record.tcb_status);
-            record.mrtd.clone_from(&verdict.mr_td);
-            record.trust_anchor.clone_from(&verdict.trust_anchor);
+            attested.tcb_status.clone_into(&mut record.tcb_status);
+            record.mrtd.clone_from(&attested.mr_td);
+            record.trust_anchor.clone_from(&attested.trust_anchor);
         })
         .await;
     }

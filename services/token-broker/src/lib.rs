@@ -1,8 +1,9 @@
 //! The verifier: appraises TDX evidence and vouches for it in signed tokens.
 //!
 //! Evidence comes over the bus ([`events`]) or over HTTPS in Intel Trust Authority's form (`rest`); both meet in
-//! [`broker`], which answers a piece of evidence once, records every answer and remembers it. [`appraiser`] is the CPU
-//! work between: verification, appraisal, signature. Any number of replicas work on one queue; they share the key
+//! [`broker`], which answers a piece of evidence once, records every answer and remembers it. Between stands the
+//! [`verifier`]: the built-in one, whose CPU work - verification, appraisal, signature - is [`appraiser`]'s, or a Trust
+//! Authority upstream. Any number of replicas work on one queue; they share the key
 //! directory ([`keys`]), so that each recognises the others' nonces.
 //!
 //! It knows nothing of keys being released, of policies of relying parties, and of what a TD does with its token. Nothing
@@ -26,6 +27,7 @@ mod pool;
 mod redemption;
 mod refusal;
 mod rest;
+mod verifier;
 
 use std::{convert::Infallible, fs, sync::Arc, time::Duration};
 
@@ -33,13 +35,13 @@ use aws_lc_rs::hmac;
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use keyferry_attestation_token::TokenIssuer;
 use keyferry_bus::{AuditKey, AuditLog, Bus};
-use keyferry_dcap::{TrustAnchor, Verifier};
+use keyferry_dcap::{TrustAnchor, Verifier as QuoteVerifier};
 use keyferry_identifiers::PolicyId;
 use keyferry_lifecycle::{During, Scope, StartError, clock};
 use keyferry_tls::ALPN_HTTP;
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
-pub use crate::config::{AnchorConfig, Config, EvidenceConfig, HttpsConfig, NonceConfig, TokenConfig, WorkConfig};
 use crate::{
     appraiser::{Appraiser, Policies},
     broker::Broker,
@@ -52,6 +54,11 @@ use crate::{
     nonce::NonceAuthority,
     pool::Pool,
     redemption::Redemptions,
+    verifier::{Dcap, TrustAuthority, Verifier},
+};
+pub use crate::{
+    config::{AnchorConfig, Config, EvidenceConfig, HttpsConfig, NonceConfig, TokenConfig, WorkConfig},
+    verifier::{TrustAuthorityConfig, VerifierConfig},
 };
 
 /// Redemption records outlive nonce and token by this much: clocks differ, queues hold messages for a while.
@@ -67,20 +74,19 @@ const HTTPS_HEADER_BYTES_MAX: u32 = 16 * 1024;
 
 /// Starts the service within `scope`.
 pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
-    let anchor = trust_anchor(&config.evidence)?;
     let keys = open_keys(&config.token).await?;
-    let collateral = Arc::new(CollateralStore::open(&config.evidence.collateral_files).during("reading evidence.collateral_files")?);
     let policies = policies(&config.evidence)?;
-    let evaluations = EvaluationFile::open(&config.token.key_directory).during("reading the evaluation numbers of token.key_directory")?;
     let audit_key = AuditKey::load_or_create(&config.audit_key_file()).during("reading the audit key")?;
     let bus = Bus::connect(&config.bus, "token-broker").await.during("connecting to the bus")?;
     tracing::info!(public_key = %audit_key.public_key(), "the audit is signed with this key");
 
     let audit = AuditLog::new(bus.clone(), audit_key, || broker::timestamp(clock::now()));
-    let verifier = Verifier::new(anchor).with_allowances(policies.base().allowances()).with_memory(evaluations.memory());
-    let broker = Arc::new(broker(&config, (&bus, audit), keys, verifier, policies, evaluations, Arc::clone(&collateral)));
-    let reload = Duration::from_secs(config.evidence.collateral_reload_seconds);
-    scope.spawn("collateral", collateral.follow(reload, cancelled(&scope)));
+    let redemptions = redemptions(&config, &bus, &keys);
+    let verifier: Arc<dyn Verifier> = match &config.verifier {
+        VerifierConfig::Dcap => Arc::new(dcap(&config, keys, policies, &scope)?),
+        VerifierConfig::TrustAuthority(upstream) => trust_authority(upstream, &config, &policies, &scope)?,
+    };
+    let broker = Arc::new(Broker::new(verifier, redemptions, audit, Fleet::new(&bus)));
     watch_bus(&scope, &bus);
     let requests = serve_requests(&bus, &broker, config.work.requests).await.during("serving requests on the bus")?;
     let working = finish_audit(&scope, &broker);
@@ -121,34 +127,47 @@ fn policies(config: &EvidenceConfig) -> Result<Policies, StartError> {
     Policies::open(config.policy_file.as_deref(), named).during("reading the appraisal policies")
 }
 
-fn broker(
-    config: &Config,
-    (bus, audit): (&Bus, AuditLog),
-    keys: Keys,
-    verifier: Verifier,
-    policies: Policies,
-    evaluations: EvaluationFile,
-    collateral: Arc<CollateralStore>,
-) -> Broker {
-    // One secret of the key directory, three independent keys: each is the HMAC of its purpose.
-    let derived = |purpose: &str| {
-        let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, &keys.nonce), purpose.as_bytes());
-        zeroize::Zeroizing::new(key.as_ref().to_vec())
-    };
-    let nonces = NonceAuthority::new(&derived("keyferry nonce"), config.nonce.lifetime_seconds);
-    let redemption_key = hmac::Key::new(hmac::HMAC_SHA256, &derived("keyferry redemption"));
-    let platform_key = hmac::Key::new(hmac::HMAC_SHA256, &derived("keyferry platform"));
-    let lifetime = Duration::from_secs(config.nonce.lifetime_seconds + config.token.lifetime_seconds) + REDEMPTION_GRACE;
+/// The built-in verifier, which follows its collateral.
+fn dcap(config: &Config, keys: Keys, policies: Policies, scope: &Scope) -> Result<Dcap, StartError> {
+    let anchor = trust_anchor(&config.evidence)?;
+    let collateral = Arc::new(CollateralStore::open(&config.evidence.collateral_files).during("reading evidence.collateral_files")?);
+    let evaluations = EvaluationFile::open(&config.token.key_directory).during("reading the evaluation numbers of token.key_directory")?;
+    let reload = Duration::from_secs(config.evidence.collateral_reload_seconds);
+    scope.spawn("collateral", Arc::clone(&collateral).follow(reload, cancelled(scope)));
+
+    let nonces = NonceAuthority::new(&derived(&keys, "keyferry nonce"), config.nonce.lifetime_seconds);
+    let platform_key = hmac::Key::new(hmac::HMAC_SHA256, &derived(&keys, "keyferry platform"));
     let issuer = TokenIssuer::new(&config.token.issuer, keys.signing, config.token.lifetime_seconds);
-    Broker::new(
-        Appraiser::new(verifier, policies, collateral, issuer, platform_key),
-        nonces,
-        Redemptions::new(bus, redemption_key, lifetime),
-        audit,
-        Fleet::new(bus),
-        Pool::new(config.work.appraisals),
-        Evaluations::new(evaluations),
-    )
+    let quotes = QuoteVerifier::new(anchor).with_allowances(policies.base().allowances()).with_memory(evaluations.memory());
+    let appraiser = Appraiser::new(quotes, policies, collateral, issuer, platform_key);
+    Ok(Dcap::new(appraiser, nonces, Pool::new(config.work.appraisals), Evaluations::new(evaluations)))
+}
+
+/// The upstream, whose key set is kept fresh.
+fn trust_authority(
+    upstream: &TrustAuthorityConfig,
+    config: &Config,
+    policies: &Policies,
+    scope: &Scope,
+) -> Result<Arc<TrustAuthority>, StartError> {
+    let (nonce_seconds, places) = (config.nonce.lifetime_seconds, config.work.appraisals);
+    let verifier = Arc::new(TrustAuthority::open(upstream, policies.base().allowances(), nonce_seconds, places)?);
+    tracing::info!(upstream = upstream.api_url(), issuer = upstream.issuer(), "evidence is judged by a trust authority");
+    Arc::clone(&verifier).keep_fresh(scope);
+    Ok(verifier)
+}
+
+/// Records outlive nonce and token, whoever issued them.
+fn redemptions(config: &Config, bus: &Bus, keys: &Keys) -> Redemptions {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &derived(keys, "keyferry redemption"));
+    let lifetime = Duration::from_secs(config.nonce.lifetime_seconds + config.token.lifetime_seconds) + REDEMPTION_GRACE;
+    Redemptions::new(bus, key, lifetime)
+}
+
+/// One secret of the key directory, three independent keys: each is the HMAC of its purpose.
+fn derived(keys: &Keys, purpose: &str) -> Zeroizing<Vec<u8>> {
+    let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, &keys.nonce), purpose.as_bytes());
+    Zeroizing::new(key.as_ref().to_vec())
 }
 
 /// Held by whoever may still record something.

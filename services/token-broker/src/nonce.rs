@@ -26,6 +26,10 @@ const RANDOM_BYTES: usize = 64;
 const VAL_BYTES: usize = 88;
 /// Text of a time.
 const IAT_BYTES: usize = 29;
+/// Of a nonce that another verifier issued; Intel's has 88.
+const VAL_BYTES_MAX: usize = 256;
+/// The same; Intel's has 384.
+const SIGNATURE_BYTES_MAX: usize = 1024;
 
 /// A nonce as it travels: decoded bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -93,12 +97,39 @@ impl NonceAuthority {
 
     /// Whether it may still be redeemed.
     pub(crate) fn check_age(&self, nonce: &Recognised, now: u64) -> Result<(), Refusal> {
-        if nonce.issued_at > now.saturating_add(CLOCK_SKEW_SECONDS) {
+        nonce.check_age(self.lifetime_seconds, now)
+    }
+}
+
+impl Recognised {
+    /// A nonce that somebody else issued: only its form and its time can be looked at here.
+    pub(crate) fn by_its_time(nonce: &Nonce) -> Result<Self, Refusal> {
+        let refuse = |problem| Refusal::new(Reason::NonceSignatureInvalid, problem);
+        let val_is_base64 = nonce.val.iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte));
+        if !val_is_base64 || !(1..=VAL_BYTES_MAX).contains(&nonce.val.len()) {
+            return Err(refuse("nonce.val is no base64 text of a nonce"));
+        }
+        if !(1..=SIGNATURE_BYTES_MAX).contains(&nonce.signature.len()) {
+            return Err(refuse("nonce.signature is none"));
+        }
+        let time = std::str::from_utf8(&nonce.iat).ok().filter(|text| text.len() == IAT_BYTES);
+        let issued_at = time.and_then(parse_go_time).ok_or_else(|| refuse("nonce.iat is no time"))?;
+        Ok(Self { issued_at })
+    }
+
+    /// When it was issued, Unix seconds.
+    pub(crate) const fn at(&self) -> u64 {
+        self.issued_at
+    }
+
+    /// Whether it is at most `lifetime_seconds` old.
+    pub(crate) fn check_age(&self, lifetime_seconds: u64, now: u64) -> Result<(), Refusal> {
+        if self.issued_at > now.saturating_add(CLOCK_SKEW_SECONDS) {
             return Err(Refusal::new(Reason::NonceExpired, "the nonce is from the future: check the clocks of the verifier's replicas"));
         }
-        let age = now.saturating_sub(nonce.issued_at);
-        if age > self.lifetime_seconds {
-            return Err(Refusal::new(Reason::NonceExpired, format!("the nonce is {age} s old: {} s are allowed", self.lifetime_seconds)));
+        let age = now.saturating_sub(self.issued_at);
+        if age > lifetime_seconds {
+            return Err(Refusal::new(Reason::NonceExpired, format!("the nonce is {age} s old: {lifetime_seconds} s are allowed")));
         }
         Ok(())
     }

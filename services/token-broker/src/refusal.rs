@@ -31,6 +31,7 @@ impl Refusal {
             self.reason,
             Reason::Overloaded
                 | Reason::VerifierUnavailable
+                | Reason::JwksUnavailable
                 | Reason::StoreUnavailable
                 | Reason::AuditUnavailable
                 | Reason::BusUnavailable

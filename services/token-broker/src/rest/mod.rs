@@ -104,7 +104,7 @@ fn traced(response: impl IntoResponse) -> Response {
 }
 
 async fn nonce(State(broker): State<Arc<Broker>>) -> Response {
-    match broker.nonce() {
+    match broker.nonce().await {
         Ok((nonce, _ends)) => {
             let text = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
             traced(Json(json!({ "val": text(&nonce.val), "iat": text(&nonce.iat), "signature": text(&nonce.signature) })))
@@ -115,7 +115,10 @@ async fn nonce(State(broker): State<Arc<Broker>>) -> Response {
 
 async fn certs(State(broker): State<Arc<Broker>>) -> Response {
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    traced((json, broker.jwks().to_owned()))
+    match broker.jwks().await {
+        Ok(jwks) => traced((json, jwks)),
+        Err(refusal) => denied(&refusal),
+    }
 }
 
 type Body = Result<Bytes, BytesRejection>;
