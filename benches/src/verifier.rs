@@ -1,6 +1,6 @@
 //! A token issuer with its certificates, and the bare signatures that nobody who signs or verifies can avoid.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
@@ -49,6 +49,7 @@ impl TokenVerifier {
         let random = SystemRandom::new();
         let failed = |_| anyhow!("the bare signature failed");
         Ok(match self.issuer.key().algorithm() {
+            Algorithm::Rs256 => bail!("RS256 is for old clients and not measured"),
             Algorithm::Ps384 => {
                 let key = RsaKeyPair::from_pkcs8(&self.pkcs8).map_err(|_| anyhow!("the RSA key was refused"))?;
                 let mut signature = vec![0; key.public_modulus_len()];
@@ -66,6 +67,7 @@ impl TokenVerifier {
         let (message, signature) = jwt.rsplit_once('.').ok_or_else(|| anyhow!("the token has no signature"))?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature)?;
         let (algorithm, key): (&'static dyn VerificationAlgorithm, Vec<u8>) = match self.issuer.key().algorithm() {
+            Algorithm::Rs256 => bail!("RS256 is for old clients and not measured"),
             Algorithm::Ps384 => {
                 let pair = RsaKeyPair::from_pkcs8(&self.pkcs8).map_err(|_| anyhow!("the RSA key was refused"))?;
                 (&RSA_PSS_2048_8192_SHA384, pair.public_key().as_ref().to_vec())
@@ -94,6 +96,7 @@ pub(crate) fn claims(quote: &VerifiedQuote, held_data: Vec<u8>) -> TdxClaims {
         tcb_status: quote.tcb_status().to_string(),
         tcb_date: quote.tcb_date().to_owned(),
         advisory_ids: quote.advisory_ids().to_vec(),
+        azure_runtime: None,
         held_data,
         measurements: TdMeasurements {
             mr_td: body.mr_td,

@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::Validation;
 use keyferry_identifiers::{AttestationId, TdId};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -40,6 +40,7 @@ pub struct AuthenticToken {
     claims: Claims,
     members: Map<String, Value>,
     held_data: Option<Vec<u8>>,
+    texts: Texts,
     nonce: Option<Nonce>,
     token_id: String,
     issuer: String,
@@ -67,6 +68,25 @@ impl AuthenticToken {
     /// The user data that the attester had quoted; `None` when there was none, or when it was a JSON object.
     pub fn held_data(&self) -> Option<&[u8]> {
         self.held_data.as_deref()
+    }
+    /// The text of `attester_runtime_data` as the verifier wrote it: user data that is a JSON object, or on Azure the
+    /// paravisor's runtime JSON.
+    pub fn runtime_data(&self) -> Option<&str> {
+        self.texts.attester_runtime_data.as_deref().map(RawValue::get)
+    }
+    /// The text of `attester_user_data` as the verifier wrote it: on Azure, user data that is JSON.
+    pub fn azure_user_data(&self) -> Option<&str> {
+        self.texts.attester_user_data.as_deref().map(RawValue::get)
+    }
+    /// Whether `user_data` is what the attester had quoted, in whichever claim it came. Verifiers may write JSON in another
+    /// form, and the white space around it never travels: it has to mean the same.
+    pub fn holds(&self, user_data: &[u8]) -> bool {
+        let json = if self.texts.attester_user_data.is_some() { self.azure_user_data() } else { self.runtime_data() };
+        match (&self.held_data, json) {
+            (Some(held), _) => held == user_data,
+            (None, Some(json)) => same_json(json, user_data),
+            (None, None) => user_data.is_empty(),
+        }
     }
     /// The nonce, in tokens that carry it.
     pub fn nonce(&self) -> Option<&Nonce> {
@@ -113,6 +133,30 @@ impl fmt::Debug for AuthenticToken {
     }
 }
 
+/// Claims whose exact text matters: [`Value`] would write their numbers in another form.
+#[derive(Deserialize, Default)]
+struct Texts {
+    attester_runtime_data: Option<Box<RawValue>>,
+    attester_user_data: Option<Box<RawValue>>,
+}
+
+/// [`Texts`] in either shape.
+#[derive(Deserialize)]
+struct Payload {
+    sgx: Option<Texts>,
+    tdx: Option<Texts>,
+    attester_runtime_data: Option<Box<RawValue>>,
+    attester_user_data: Option<Box<RawValue>>,
+}
+
+impl Payload {
+    /// From where the other claims are read, too.
+    fn texts(self) -> Texts {
+        let flat = Texts { attester_runtime_data: self.attester_runtime_data, attester_user_data: self.attester_user_data };
+        self.sgx.or(self.tdx).unwrap_or(flat)
+    }
+}
+
 /// The header members that are read. `crit` would demand what nobody here does.
 #[derive(Deserialize)]
 struct Header {
@@ -127,7 +171,7 @@ struct IssuerOnly {
 }
 
 /// Reads header and issuer without believing them. Refuses what is oversized, malformed, or signed with an algorithm
-/// that does not exist here (`none`, HMAC, PKCS#1), before any cryptography.
+/// that does not exist here (`none`, HMAC), before any cryptography.
 pub fn peek(jwt: &str) -> Result<Unverified, TokenDenial> {
     if jwt.len() > TOKEN_CHARACTERS_MAX {
         return Err(TokenDenial::TooLarge { characters: jwt.len(), max: TOKEN_CHARACTERS_MAX });
@@ -173,18 +217,19 @@ pub fn authenticate(jwt: &str, key_sets: &[KeySet], now: u64) -> Result<Authenti
 
 /// The payload of a token whose signature verifies with `key` and `key`'s own algorithm. Times and names are checked
 /// afterwards, against the time argument: this library would read a clock.
-fn verified_payload(jwt: &str, key: &VerificationKey) -> Result<Value, TokenDenial> {
+fn verified_payload(jwt: &str, key: &VerificationKey) -> Result<Box<RawValue>, TokenDenial> {
     let mut validation = Validation::new(key.algorithm.for_verification());
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
     validation.validate_nbf = false;
     validation.validate_aud = false;
-    let decoded = jsonwebtoken::decode::<Value>(jwt, &key.key, &validation);
+    let decoded = jsonwebtoken::decode::<Box<RawValue>>(jwt, &key.key, &validation);
     decoded.map(|token| token.claims).map_err(|_| TokenDenial::SignatureInvalid)
 }
 
-fn believe(jwt: &str, payload: &Value, set: &KeySet, now: u64) -> Result<AuthenticToken, TokenDenial> {
+fn believe(jwt: &str, text: &RawValue, set: &KeySet, now: u64) -> Result<AuthenticToken, TokenDenial> {
     let malformed = |_| TokenDenial::Malformed { field: "payload" };
+    let payload: &Value = &serde_json::from_str(text.get()).map_err(malformed)?;
     let common = Common::deserialize(payload).map_err(malformed)?;
     let (issued_at, expires_at) = times(&common, set.issuer.token_age_seconds_max, now)?;
     let issuer = common.iss.ok_or(TokenDenial::ClaimMissing { claim: "iss" })?;
@@ -197,6 +242,7 @@ fn believe(jwt: &str, payload: &Value, set: &KeySet, now: u64) -> Result<Authent
         claims: statement.claims,
         members: statement.members,
         held_data: statement.held_data,
+        texts: serde_json::from_str::<Payload>(text.get()).map_err(malformed)?.texts(),
         nonce: statement.nonce,
         token_id: token_id(common.jti)?,
         issuer,
@@ -254,6 +300,11 @@ fn parsed<T, E>(text: Option<String>, claim: &'static str, parse: impl Fn(&str) 
 pub(crate) fn part<T: serde::de::DeserializeOwned>(text: &str, field: &'static str) -> Result<T, TokenDenial> {
     let json = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenDenial::Malformed { field })?;
     serde_json::from_slice(&json).map_err(|_| TokenDenial::Malformed { field })
+}
+
+fn same_json(text: &str, bytes: &[u8]) -> bool {
+    let meant = (serde_json::from_str::<Value>(text), serde_json::from_slice::<Value>(bytes));
+    matches!(meant, (Ok(one), Ok(other)) if one == other)
 }
 
 fn list(algorithms: &[Algorithm]) -> String {

@@ -77,9 +77,12 @@ pub struct TdxClaims {
     pub tcb_date: String,
     /// `INTEL-SA-...`; empty = the claim is left out.
     pub advisory_ids: Vec<String>,
-    /// The user data bound into the quote; empty = none. A JSON *object* travels as `attester_runtime_data`, anything
-    /// else as `attester_held_data`.
+    /// The user data bound into the quote; empty = none. A JSON *object* travels as `attester_runtime_data`, as the text it
+    /// is, without white space around it; anything else as `attester_held_data`. With `azure_runtime`, JSON of any kind
+    /// travels as `attester_user_data`.
     pub held_data: Vec<u8>,
+    /// The runtime JSON of Azure's paravisor, byte for byte, when the evidence is Azure's.
+    pub azure_runtime: Option<Vec<u8>>,
     /// The quote's body.
     pub measurements: TdMeasurements,
     /// What the verdict rests on.

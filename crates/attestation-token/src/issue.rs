@@ -7,7 +7,7 @@ use base64::{
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value, json, value::RawValue};
 use uuid::Uuid;
 
 use crate::{
@@ -20,10 +20,8 @@ use crate::{
 /// client among them) would refuse a fresh token otherwise.
 pub const BACKDATED_SECONDS: u64 = 60;
 
-/// Levels of runtime data: parsers, ours among them, stop at 128, and the token adds some of its own.
-const RUNTIME_DATA_LEVELS_MAX: usize = 100;
-/// What numbers may grow by when they are written again.
-const GROWTH_BYTES_MAX: usize = 4096;
+/// Levels of JSON data: parsers, ours among them, stop at 128, and the token adds some of its own.
+const DATA_LEVELS_MAX: usize = 100;
 
 /// TDATTRIBUTES bits that have a claim of their own.
 const DEBUG: u32 = 0;
@@ -79,11 +77,27 @@ pub struct TokenIssuer {
     instance_id: Uuid,
 }
 
+/// The flat payload: what the attester says, and the rest, side by side. Nothing on the way to the signature goes through
+/// [`Value`]: that would write numbers of the user data in another form.
+#[derive(Serialize)]
+struct Flat<'a> {
+    #[serde(flatten)]
+    attester: Members,
+    #[serde(flatten)]
+    common: &'a Common,
+}
+
 impl TokenIssuer {
     /// `issuer` becomes `iss`; where it is an `https://` URL, `jku` and `eat_profile` are derived from it. Tokens are good
     /// for `lifetime_seconds` from the moment of issue (Intel: 300).
     pub fn new(issuer: impl Into<String>, key: SigningKey, lifetime_seconds: u64) -> Self {
         Self { issuer: issuer.into(), key, lifetime_seconds, instance_id: Uuid::new_v4() }
+    }
+
+    /// The same verifier with another key: its tokens name the same instance.
+    #[must_use]
+    pub fn with_key(&self, key: SigningKey) -> Self {
+        Self { issuer: self.issuer.clone(), key, lifetime_seconds: self.lifetime_seconds, instance_id: self.instance_id }
     }
 
     /// The `iss` of its tokens.
@@ -106,19 +120,15 @@ impl TokenIssuer {
         common.iat = Some(now.saturating_sub(BACKDATED_SECONDS));
         common.nbf = common.iat;
         common.exp = Some(expires_at);
-        let tdx = tdx(claims, shape);
+        let attester = tdx(claims, shape)?;
         let payload = match shape {
             Shape::V2Nested => {
-                common.tdx = Some(tdx);
-                object(&common)?
+                common.tdx = Some(attester);
+                encoded(&common)?
             }
-            Shape::V1Flat => {
-                let mut payload = object(&tdx)?;
-                payload.extend(object(&common)?);
-                payload
-            }
+            Shape::V1Flat => encoded(&Flat { attester, common: &common })?,
         };
-        let message = format!("{}.{}", encoded(&self.header())?, encoded(&payload)?);
+        let message = format!("{}.{payload}", encoded(&self.header())?);
         let signature = self.key.sign(message.as_bytes()).map_err(|_| IssueError::Sign)?;
         let jwt = format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature));
         Ok(IssuedToken { jwt, token_id, expires_at })
@@ -138,7 +148,10 @@ impl TokenIssuer {
 
     fn common(&self, claims: &TdxClaims, shape: Shape) -> Common {
         Common {
-            appraisal: (shape == Shape::V2Nested).then(|| json!({ "method": "default", "ver": 2 })),
+            appraisal: (shape == Shape::V2Nested).then(|| {
+                let method = if claims.azure_runtime.is_some() { "azure" } else { "default" };
+                json!({ "method": method, "ver": 2 })
+            }),
             eat_profile: self.base_url().map(|base| format!("{base}/eat_profile.html")),
             intuse: Some("generic".to_owned()),
             policy_ids_matched: policies(&claims.policies_matched),
@@ -157,19 +170,20 @@ impl TokenIssuer {
     }
 }
 
-fn tdx(claims: &TdxClaims, shape: Shape) -> Members {
+fn tdx(claims: &TdxClaims, shape: Shape) -> Result<Members, IssueError> {
     let body = &claims.measurements;
     let attributes = u64::from_le_bytes(body.td_attributes);
     let bit = |position: u32| Some(attributes >> position & 1 == 1);
-    let (held_data, runtime_data) = user_data(&claims.held_data);
+    let data = data(claims)?;
     let hex = |bytes: &[u8]| Some(hex::encode(bytes));
-    Members {
+    Ok(Members {
         attester_type: Some("TDX".to_owned()),
         attester_tcb_status: Some(claims.tcb_status.clone()),
         attester_tcb_date: Some(claims.tcb_date.clone()),
         attester_advisory_ids: (!claims.advisory_ids.is_empty()).then(|| claims.advisory_ids.clone()),
-        attester_held_data: held_data,
-        attester_runtime_data: runtime_data,
+        attester_held_data: data.held,
+        attester_runtime_data: data.runtime,
+        attester_user_data: data.user,
         verifier_nonce: claims.nonce.as_ref().filter(|_| shape == Shape::V1Flat).map(nonce_text),
         dbgstat: Some(if bit(DEBUG) == Some(true) { "enabled" } else { "disabled" }.to_owned()),
         pce_svn: Some(claims.pce_svn),
@@ -200,7 +214,7 @@ fn tdx(claims: &TdxClaims, shape: Shape) -> Members {
         tdx_is_migratable: bit(MIGRATABLE),
         tdx_collateral: Some(collateral(&claims.collateral, shape)),
         ..Members::default()
-    }
+    })
 }
 
 /// The members `fmspc` and `tcbevaluationdatanumber` are v2's.
@@ -220,25 +234,44 @@ fn collateral(digests: &CollateralDigests, shape: Shape) -> Collateral {
     }
 }
 
-/// Held data, or runtime data when the bytes are a JSON object; neither when empty.
-fn user_data(bytes: &[u8]) -> (Option<String>, Option<Map<String, Value>>) {
-    if bytes.is_empty() {
-        return (None, None);
-    }
-    match runtime_data(bytes) {
-        Some(object) => (None, Some(object)),
-        None => (Some(BASE64_STANDARD.encode(bytes)), None),
-    }
+/// The three claims that user data and runtime data travel in.
+#[derive(Default)]
+struct Data {
+    held: Option<String>,
+    runtime: Option<Box<RawValue>>,
+    user: Option<Box<RawValue>>,
 }
 
-/// The object, unless the token could not carry it: nested so deep that its reader's parser gives up, or of numbers that grow
-/// when they are written again (`1e15` becomes four times as long), past what base64 would take.
-fn runtime_data(bytes: &[u8]) -> Option<Map<String, Value>> {
-    let object = serde_json::from_slice::<Map<String, Value>>(bytes).ok()?;
-    let written = serde_json::to_vec(&object).ok()?;
-    let in_base64 = bytes.len().div_ceil(3) * 4;
-    let fits = written.len() <= in_base64 + GROWTH_BYTES_MAX && object.values().all(|value| levels(value) < RUNTIME_DATA_LEVELS_MAX);
-    fits.then_some(object)
+/// Which claim is a matter of the bytes alone. JSON is carried as the text it is.
+fn data(claims: &TdxClaims) -> Result<Data, IssueError> {
+    let bytes = claims.held_data.as_slice();
+    let mut data = Data::default();
+    if let Some(runtime) = &claims.azure_runtime {
+        data.runtime = Some(json_object(runtime).ok_or(IssueError::Claims)?);
+        data.user = json_text(bytes);
+    } else {
+        data.runtime = json_object(bytes);
+    }
+    let travels = (claims.azure_runtime.is_none() && data.runtime.is_some()) || data.user.is_some();
+    if !bytes.is_empty() && !travels {
+        data.held = Some(BASE64_STANDARD.encode(bytes));
+    }
+    Ok(data)
+}
+
+/// A JSON object, as text.
+fn json_object(bytes: &[u8]) -> Option<Box<RawValue>> {
+    json_text(bytes).filter(|text| text.get().starts_with('{'))
+}
+
+/// The bytes as JSON text without white space around it, if they are JSON that every reader can parse: not nested so deep
+/// that the parser of the token around it gives up.
+fn json_text(bytes: &[u8]) -> Option<Box<RawValue>> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    if levels(&value) > DATA_LEVELS_MAX {
+        return None;
+    }
+    serde_json::from_slice(bytes).ok()
 }
 
 fn levels(value: &Value) -> usize {
@@ -262,13 +295,6 @@ fn policies(policies: &[MatchedPolicy]) -> Option<Vec<PolicyEntry>> {
         hash: policy.hash.map(|hash| BASE64_STANDARD.encode(BASE64_STANDARD.encode(hash))),
     };
     (!policies.is_empty()).then(|| policies.iter().map(entry).collect())
-}
-
-fn object(part: &impl Serialize) -> Result<Map<String, Value>, IssueError> {
-    match serde_json::to_value(part) {
-        Ok(Value::Object(members)) => Ok(members),
-        _ => Err(IssueError::Claims),
-    }
 }
 
 fn encoded(part: &impl Serialize) -> Result<String, IssueError> {

@@ -218,7 +218,7 @@ impl fmt::Debug for KeySet {
     }
 }
 
-/// The key's own word where it has one, else the only algorithm of ours that its type allows.
+/// The key's own word where it has one and its type allows it; else the one that its type stands for.
 fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
     let by_type = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
         ("RSA", _) => Algorithm::Ps384,
@@ -228,7 +228,7 @@ fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
     };
     match &jwk.alg {
         None => Some(by_type),
-        Some(name) => Algorithm::from_name(name).filter(|named| *named == by_type),
+        Some(name) => Algorithm::from_name(name).filter(|named| *named == by_type || (named.is_rsa() && by_type.is_rsa())),
     }
 }
 
@@ -258,7 +258,7 @@ fn numbers(jwk: &Jwk, algorithm: Algorithm, index: usize) -> Result<Numbers, Key
         text.as_deref().and_then(|text| BASE64_URL_SAFE_NO_PAD.decode(text).ok()).ok_or(KeySetError::Key { index, field })
     };
     let coordinate_bytes = match algorithm {
-        Algorithm::Ps384 => {
+        Algorithm::Ps384 | Algorithm::Rs256 => {
             let (n, e) = (trimmed(&member("n", &jwk.n)?), trimmed(&member("e", &jwk.e)?));
             if !RSA_BYTES.contains(&n.len()) {
                 return Err(KeySetError::Key { index, field: "n" });

@@ -1,6 +1,6 @@
 //! Signing keys: parsed once, held in memory, and their public halves as JSON Web Keys.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{
     digest,
@@ -8,8 +8,8 @@ use aws_lc_rs::{
     rand::SystemRandom,
     rsa::KeySize,
     signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair, RSA_PSS_SHA384,
-        RsaKeyPair,
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair, RSA_PKCS1_SHA256,
+        RSA_PSS_SHA384, RsaEncoding, RsaKeyPair,
     },
 };
 use base64::{
@@ -40,6 +40,14 @@ pub enum SigningKeyError {
     /// The leaf certificate is for another key.
     #[error("the first certificate of the chain is not for this signing key")]
     LeafMismatch,
+    /// An RSA key cannot sign as ECDSA, nor the other way round, nor can a curve serve another one's algorithm.
+    #[error("a key for {algorithm} cannot sign with {wanted}")]
+    OtherKind {
+        /// What the key is for.
+        algorithm: Algorithm,
+        /// What was asked for.
+        wanted: Algorithm,
+    },
     /// The cryptographic library failed.
     #[error("key generation failed inside the cryptographic library")]
     Crypto,
@@ -53,14 +61,14 @@ enum Private {
 /// A private key that signs tokens, with its certificate chain. No `Clone`; `Debug` shows the `kid` only.
 pub struct SigningKey {
     algorithm: Algorithm,
-    private: Private,
+    private: Arc<Private>,
     spki: Vec<u8>,
     kid: String,
     chain: Vec<Vec<u8>>,
 }
 
 impl SigningKey {
-    /// Makes a key: RSA-3072 for PS384 (blocks for up to a second), else one of the algorithm's curve. It has no
+    /// Makes a key: RSA-3072 for PS384 and RS256 (blocks for up to a second), else one of the algorithm's curve. It has no
     /// certificates yet; see [`Self::with_chain`].
     pub fn generate(algorithm: Algorithm) -> Result<Self, SigningKeyError> {
         let private = match curve(algorithm) {
@@ -85,8 +93,24 @@ impl SigningKey {
             Private::Ecdsa(pair) => pair.public_key().as_der(),
         };
         let spki = spki.map_err(|_| SigningKeyError::Crypto)?.as_ref().to_vec();
-        let kid = hex::encode(digest::digest(&digest::SHA384, &spki));
-        Ok(Self { algorithm, private, spki, kid, chain: Vec::new() })
+        let kid = kid(algorithm, &spki);
+        Ok(Self { algorithm, private: Arc::new(private), spki, kid, chain: Vec::new() })
+    }
+
+    /// The same key and chain under another algorithm of its kind, with a `kid` of its own: a relying party takes the
+    /// algorithm from the entry of the key set, and Intel's clients take the first entry with a `kid`.
+    pub fn signing_with(&self, wanted: Algorithm) -> Result<Self, SigningKeyError> {
+        let algorithm = self.algorithm;
+        if algorithm != wanted && !(algorithm.is_rsa() && wanted.is_rsa()) {
+            return Err(SigningKeyError::OtherKind { algorithm, wanted });
+        }
+        Ok(Self {
+            algorithm: wanted,
+            private: Arc::clone(&self.private),
+            spki: self.spki.clone(),
+            kid: kid(wanted, &self.spki),
+            chain: self.chain.clone(),
+        })
     }
 
     /// Sets the certificate chain (DER, leaf first); the leaf must be for this key.
@@ -109,7 +133,8 @@ impl SigningKey {
         self.algorithm
     }
 
-    /// Names the key in headers and in the JWKS: SHA-384 of its `SubjectPublicKeyInfo`, 96 hex digits.
+    /// Names the key in headers and in the JWKS, 96 hex digits: SHA-384 of its `SubjectPublicKeyInfo`, followed by
+    /// `RS256` for that algorithm.
     pub fn kid(&self) -> &str {
         &self.kid
     }
@@ -126,7 +151,7 @@ impl SigningKey {
 
     /// The private key as PKCS#8, for a file of mode 0600 and nothing else.
     pub fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, SigningKeyError> {
-        let bytes = match &self.private {
+        let bytes = match &*self.private {
             Private::Rsa(pair) => pair.as_der().map(|der| Zeroizing::new(der.as_ref().to_vec())),
             Private::Ecdsa(pair) => pair.to_pkcs8v1().map(|der| Zeroizing::new(der.as_ref().to_vec())),
         };
@@ -136,10 +161,11 @@ impl SigningKey {
     /// JWS signature bytes over `message`.
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, aws_lc_rs::error::Unspecified> {
         let random = SystemRandom::new();
-        match &self.private {
+        match &*self.private {
             Private::Rsa(pair) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PSS_SHA384, &random, message, &mut signature)?;
+                let encoding: &dyn RsaEncoding = if self.algorithm == Algorithm::Rs256 { &RSA_PKCS1_SHA256 } else { &RSA_PSS_SHA384 };
+                pair.sign(encoding, &random, message, &mut signature)?;
                 Ok(signature)
             }
             Private::Ecdsa(pair) => Ok(pair.sign(&random, message)?.as_ref().to_vec()),
@@ -150,7 +176,7 @@ impl SigningKey {
     fn jwk(&self) -> Value {
         let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let x5c: Vec<String> = self.chain.iter().map(|der| BASE64_STANDARD.encode(der)).collect();
-        match &self.private {
+        match &*self.private {
             Private::Rsa(pair) => {
                 let public = pair.public_key();
                 let (n, e) = (public.modulus(), public.exponent());
@@ -177,9 +203,18 @@ pub fn jwks<'a>(keys: impl IntoIterator<Item = &'a SigningKey>) -> String {
     json!({ "keys": keys.into_iter().map(SigningKey::jwk).collect::<Vec<_>>() }).to_string()
 }
 
+fn kid(algorithm: Algorithm, spki: &[u8]) -> String {
+    let mut context = digest::Context::new(&digest::SHA384);
+    context.update(spki);
+    if algorithm == Algorithm::Rs256 {
+        context.update(algorithm.name().as_bytes());
+    }
+    hex::encode(context.finish())
+}
+
 fn curve(algorithm: Algorithm) -> Option<&'static EcdsaSigningAlgorithm> {
     match algorithm {
-        Algorithm::Ps384 => None,
+        Algorithm::Ps384 | Algorithm::Rs256 => None,
         Algorithm::Es384 => Some(&ECDSA_P384_SHA384_FIXED_SIGNING),
         Algorithm::Es256 => Some(&ECDSA_P256_SHA256_FIXED_SIGNING),
     }

@@ -1,7 +1,7 @@
 //! The JSON of a token's payload: one set of members, at the top (v1) or inside `tdx` or `sgx` (v2).
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Value, value::RawValue};
 
 /// Members of the payload besides those of the attester.
 #[derive(Serialize, Deserialize, Default)]
@@ -56,7 +56,9 @@ pub(crate) struct Members {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) attester_held_data: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) attester_runtime_data: Option<Map<String, Value>>,
+    pub(crate) attester_runtime_data: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) attester_user_data: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verifier_nonce: Option<NonceText>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -74,7 +74,7 @@ pub struct VerifierConfig {
 }
 
 fn algorithms() -> Vec<Algorithm> {
-    Algorithm::ALL.to_vec()
+    Algorithm::BELIEVED_BY_DEFAULT.to_vec()
 }
 
 impl VerifierConfig {

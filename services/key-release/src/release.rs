@@ -304,7 +304,7 @@ impl Inner {
             AttestationType::Sgx => verifier.attest_enclave(&evidence).instrument(span).await?,
         };
         let token = self.verify(&jwt).await?;
-        if token.held_data().unwrap_or_default() == evidence.user_data { Ok(token) } else { Err(Denial::TokenForeign) }
+        if token.holds(&evidence.user_data) { Ok(token) } else { Err(Denial::TokenForeign) }
     }
 }
 

@@ -202,6 +202,7 @@ fn claims(appraised: &Appraised, evidence: &Evidence, policies: PolicyResults) -
         tcb_date: verified.tcb_date().to_owned(),
         advisory_ids: verified.advisory_ids().to_vec(),
         held_data: evidence.user_data.clone(),
+        azure_runtime: evidence.azure_runtime.clone(),
         measurements: TdMeasurements {
             mr_td: report.mr_td,
             mr_seam: report.mr_seam,

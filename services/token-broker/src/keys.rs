@@ -154,7 +154,7 @@ fn certify(signing: &SigningKey, now: u64) -> Result<[Certificate; 3], KeysError
 /// RSA all the way up for PS384: Intel's Python client checks every link as RSA PKCS#1.
 fn authority_key(algorithm: Algorithm) -> Result<KeyPair, rcgen::Error> {
     match algorithm {
-        Algorithm::Ps384 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA512, RsaKeySize::_3072),
+        Algorithm::Ps384 | Algorithm::Rs256 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA512, RsaKeySize::_3072),
         Algorithm::Es384 | Algorithm::Es256 => KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384),
     }
 }

@@ -120,6 +120,7 @@ pub(crate) fn claims() -> TdxClaims {
         tcb_status: "UpToDate".to_owned(),
         tcb_date: "2025-05-14T00:00:00Z".to_owned(),
         advisory_ids: vec!["INTEL-SA-01103".to_owned()],
+        azure_runtime: None,
         held_data: [&[1, 0, 1, 0][..], &[0xc7; 384]].concat(),
         measurements: TdMeasurements {
             mr_td: [0xb7; 48],

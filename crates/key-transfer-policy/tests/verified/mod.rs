@@ -72,6 +72,7 @@ pub(crate) fn claims() -> TdxClaims {
         tcb_status: "UpToDate".to_owned(),
         tcb_date: "2025-05-14T00:00:00Z".to_owned(),
         advisory_ids: Vec::new(),
+        azure_runtime: None,
         held_data: vec![1; 388],
         measurements: TdMeasurements {
             mr_td: [0xaa; 48],

@@ -79,7 +79,7 @@ impl Try {
             return Ok(explain_claims(&policy, &claims, self.key_id));
         };
         let issuer = peek(jwt).map_err(|error| refused(&error))?.issuer;
-        let mut trusted = TrustedIssuer::new(issuer, bytes(root, ROOT_BYTES_MAX)?, Algorithm::ALL.to_vec());
+        let mut trusted = TrustedIssuer::new(issuer, bytes(root, ROOT_BYTES_MAX)?, Algorithm::BELIEVED_BY_DEFAULT.to_vec());
         trusted.absent_anchor = if self.intel { AbsentAnchor::Intel } else { AbsentAnchor::Unknown };
         let now = keyferry_lifecycle::clock::now();
         let keys = KeySet::from_jwks(&bytes(jwks, JWKS_BYTES_MAX)?, &trusted, now).map_err(|error| {

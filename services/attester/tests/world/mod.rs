@@ -95,6 +95,7 @@ fn claims(event: &EvidenceCollected) -> TdxClaims {
         tcb_status: "UpToDate".to_owned(),
         tcb_date: "2025-05-14T00:00:00Z".to_owned(),
         advisory_ids: Vec::new(),
+        azure_runtime: None,
         held_data: evidence.user_data,
         measurements: TdMeasurements {
             mr_td: body.mr_td,

@@ -178,6 +178,7 @@ pub(crate) fn claims() -> TdxClaims {
         tcb_status: "UpToDate".to_owned(),
         tcb_date: "2025-05-14T00:00:00Z".to_owned(),
         advisory_ids: Vec::new(),
+        azure_runtime: None,
         held_data: TD.held_data(),
         measurements: TdMeasurements {
             mr_td: [0xaa; 48],
