@@ -97,5 +97,6 @@ fn encoding_key(verifier: &TokenVerifier, algorithm: Algorithm) -> Result<(Encod
         Algorithm::Ps384 => (EncodingKey::from_rsa_pem(pem.as_bytes())?, Header::new(jsonwebtoken::Algorithm::PS384)),
         Algorithm::Es384 => (EncodingKey::from_ec_pem(pem.as_bytes())?, Header::new(jsonwebtoken::Algorithm::ES384)),
         Algorithm::Es256 => (EncodingKey::from_ec_pem(pem.as_bytes())?, Header::new(jsonwebtoken::Algorithm::ES256)),
+        Algorithm::Rs256 => (EncodingKey::from_rsa_pem(pem.as_bytes())?, Header::new(jsonwebtoken::Algorithm::RS256)),
     })
 }

@@ -8,7 +8,7 @@ use std::{
 use cargo_metadata::{DependencyKind, Metadata, Package};
 
 /// For each library, whom it may know. Dependencies of tests are free, except that nobody may know a service.
-const MAP: [(&str, &[&str]); 22] = [
+const MAP: [(&str, &[&str]); 23] = [
     ("identifiers", &[]),
     ("contract", &["identifiers"]),
     ("tdx-quote", &[]),
@@ -26,6 +26,7 @@ const MAP: [(&str, &[&str]); 22] = [
     ("lifecycle", &["telemetry"]),
     ("bus", &["contract", "identifiers", "telemetry", "tls"]),
     ("sealed-store", &["bus"]),
+    ("verifier-keys", &["attestation-token", "sealed-store"]),
     ("kms", &["kmip", "key-wrap", "tls"]),
     ("collateral", &["dcap", "tls"]),
     ("trust-authority", &["attestation-token", "tls"]),
