@@ -145,6 +145,7 @@ fn token(issuer: &TokenIssuer, now: u64) -> String {
         tcb_date: "2025-05-14T00:00:00Z".to_owned(),
         advisory_ids: Vec::new(),
         held_data: b"held".to_vec(),
+        azure_runtime: None,
         measurements: TdMeasurements {
             mr_td: [1; 48],
             mr_seam: [2; 48],
