@@ -134,7 +134,6 @@ async fn fill(bus: &Bus, bucket: Bucket, key: &Arc<StoreKey>, count: usize) -> R
 async fn attest(verifier: Arc<TrustAuthority>, td: Arc<SimulatedTd>, user_data: Vec<u8>) -> Result<String> {
     let nonce = verifier.nonce().await?;
     let quote = td.quote(&report_data(&nonce.val, &nonce.iat, &user_data))?;
-    let evidence =
-        Evidence { user_data, nonce: Some(nonce), ..Evidence::of(quote) };
+    let evidence = Evidence { user_data, nonce: Some(nonce), ..Evidence::of(quote) };
     Ok(verifier.attest(&evidence).await?)
 }
