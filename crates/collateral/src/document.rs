@@ -261,6 +261,9 @@ pub enum Refused {
     /// The family is there twice.
     #[error("the family is there twice")]
     Twice,
+    /// There is no room for another family.
+    #[error("more families than are kept")]
+    TooMany,
     /// Issued before what is there already.
     #[error("the {item} was issued before the one that is there already")]
     Older {
@@ -275,7 +278,7 @@ impl Refused {
         match self {
             Self::Denied(denial) => denial.label(),
             Self::Older { .. } => "collateral_rolled_back",
-            Self::Document(_) | Self::OtherFamily { .. } | Self::Twice => "collateral_invalid",
+            Self::Document(_) | Self::OtherFamily { .. } | Self::Twice | Self::TooMany => "collateral_invalid",
         }
     }
 }

@@ -41,6 +41,10 @@ impl<'a> Certificate<'a> {
         let validity = self.parsed.validity();
         (seconds(validity.not_before.timestamp()), seconds(validity.not_after.timestamp()))
     }
+    /// Of the subject.
+    pub(crate) fn common_name(&self) -> Option<&str> {
+        self.parsed.subject().iter_common_name().next()?.as_str().ok()
+    }
     pub(crate) fn issuer(&self) -> &[u8] {
         self.parsed.issuer().as_raw()
     }

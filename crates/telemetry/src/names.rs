@@ -206,6 +206,10 @@ metrics! {
     FLEET_OLDEST_AGE: Gauge = "keyferry.fleet.attestation.oldest_age", "s", "Age of the oldest attestation in force", [];
     /// Time left until collateral expires.
     COLLATERAL_EXPIRY: Gauge = "keyferry.collateral.expiry", "s", "Time left until collateral expires", [KIND];
+    /// Age of the oldest collateral in force.
+    COLLATERAL_AGE: Gauge = "keyferry.collateral.age", "s", "Age of the oldest collateral in force", [KIND];
+    /// Attempts to fetch collateral, by what came of them.
+    COLLATERAL_REFRESHES: Counter = "keyferry.collateral.refreshes", "{refresh}", "Attempts to fetch collateral", [RESULT];
     /// Age of the verifier's key set.
     JWKS_AGE: Gauge = "keyferry.jwks.age", "s", "Age of the verifier's key set", [];
     /// Time left until a certificate expires.

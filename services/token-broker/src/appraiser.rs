@@ -11,8 +11,9 @@ use aws_lc_rs::{digest, hmac};
 use keyferry_appraisal::{AppraisalPolicy, Appraised, PolicyError, appraise};
 use keyferry_attestation_token as token;
 use keyferry_attestation_token::{Algorithm, IssuedToken, MatchedPolicy, TdMeasurements, TdxClaims, TokenIssuer};
+use keyferry_collateral::{Ca, Family};
 use keyferry_contract::Reason;
-use keyferry_dcap::{VerifiedQuote, Verifier, claimed_fmspc};
+use keyferry_dcap::{VerifiedQuote, Verifier, certified_family, claimed_fmspc};
 use keyferry_identifiers::PolicyId;
 use keyferry_tdx_quote::Quote;
 use keyferry_telemetry::{SpanAttributes, names, spans};
@@ -152,6 +153,22 @@ impl Appraiser {
             platform_hash: hex::encode(hmac::sign(&self.platform_key, &verified.pck().ppid).as_ref()),
             exceptions: appraised.exceptions_used(),
         })
+    }
+
+    /// Fetches the collateral that the quote needs, where there is none and a service to ask. Whether it came shows in
+    /// [`Self::attest`]; why it did not, here. Only for certificates under the pinned root: the quote may be anybody's.
+    pub(crate) async fn prepare(&self, quote: &Quote, now: u64) -> Result<(), Refusal> {
+        let Some(fmspc) = claimed_fmspc(quote).filter(|fmspc| self.collateral.lacks(*fmspc, now)) else { return Ok(()) };
+        let Some(certified) = certified_family(quote, self.verifier.anchor()) else { return Ok(()) };
+        let Some(ca) = Ca::from_common_name(&certified.issuer) else { return Ok(()) };
+        let demanded = self.collateral.demand(Family { fmspc: certified.fmspc, ca }).await;
+        match demanded {
+            // What is in force may have ended: then that is the reason.
+            Err(why) if self.collateral.of(fmspc).is_none() => {
+                Err(Refusal::new(Reason::CollateralMissing, format!("no collateral for FMSPC {}: {why}", hex::encode(fmspc))))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn verify(&self, quote: &Quote, now: u64) -> Result<VerifiedQuote, Refusal> {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use keyferry_attestation_token::Algorithm;
 use keyferry_bus::BusConfig;
+use keyferry_collateral::{INTEL_CERTIFICATES_URL, Settings, Source, Update};
 use keyferry_identifiers::PolicyId;
 use keyferry_lifecycle::{Mistake, Runtime, Secret, ServiceConfig};
 use keyferry_tls::ServerCertificate;
@@ -100,6 +101,8 @@ pub struct EvidenceConfig {
     /// Collateral documents (JSON), one for each platform family.
     #[serde(default)]
     pub collateral_files: Vec<PathBuf>,
+    /// Where else collateral comes from: a service, bundles, a directory. All of it is verified before it is put in force.
+    pub collateral: Option<CollateralConfig>,
     /// How often the collateral files are looked at for changes, in seconds, 1 to 86400.
     #[serde(default = "default_reload_seconds")]
     pub collateral_reload_seconds: u64,
@@ -112,6 +115,66 @@ pub struct EvidenceConfig {
 
 const fn default_reload_seconds() -> u64 {
     60
+}
+
+/// Where collateral comes from beside `evidence.collateral_files`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollateralConfig {
+    /// Base of Intel's PCS (`https://api.trustedservices.intel.com`) or of something of its shape.
+    pub pcs_url: Option<String>,
+    /// Where the root's revocation list is, with `pcs_url`. Default: Intel's.
+    pub certificates_url: Option<String>,
+    /// Base of a PCCS, instead of `pcs_url`.
+    pub pccs_url: Option<String>,
+    /// PEM: the roots of the service's certificate. Default: the roots that browsers trust.
+    pub ca_file: Option<PathBuf>,
+    /// `standard` or `early`: which TCB evaluation counts. Has to be said where there is a service.
+    pub update: Option<Update>,
+    /// Where the last good of each family is kept, for starts while the service is down. Documents that somebody puts there
+    /// are picked up, like those of `keyferry collateral import`.
+    pub directory: Option<PathBuf>,
+    /// Bundles of `keyferry collateral fetch`, followed while they change.
+    #[serde(default)]
+    pub bundle_files: Vec<PathBuf>,
+}
+
+impl CollateralConfig {
+    /// The service, if there is one.
+    pub(crate) fn service(&self) -> Option<Settings> {
+        let certificates_url = self.certificates_url.clone().unwrap_or_else(|| INTEL_CERTIFICATES_URL.to_owned());
+        let source = match (&self.pcs_url, &self.pccs_url) {
+            (Some(url), _) => Source::Pcs { url: url.clone(), certificates_url },
+            (None, Some(url)) => Source::Pccs { url: url.clone() },
+            (None, None) => return None,
+        };
+        Some(Settings { ca_file: self.ca_file.clone(), update: self.update.unwrap_or_default(), ..Settings::new(source) })
+    }
+
+    fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut mistake = |name: &str, problem: &str| mistakes.push(Mistake::new(format!("evidence.collateral.{name}"), problem));
+        let service = self.pcs_url.is_some() || self.pccs_url.is_some();
+        if self.pcs_url.is_some() && self.pccs_url.is_some() {
+            mistake("pccs_url", "is given beside pcs_url: keep one");
+        }
+        if self.certificates_url.is_some() && self.pcs_url.is_none() {
+            mistake("certificates_url", "is given without pcs_url: a PCCS has the root's list itself");
+        }
+        if service && self.update.is_none() {
+            mistake("update", "is missing: say \"standard\", or \"early\" to judge platforms by Intel's newest evaluation at once");
+        }
+        if service && self.directory.is_none() {
+            mistake("directory", "is missing: the last good collateral is kept there");
+        }
+        if !service && (self.ca_file.is_some() || self.update.is_some()) {
+            mistake("pcs_url", "is missing, and so is pccs_url: ca_file and update are about a service");
+        }
+        if !service && self.directory.is_none() && self.bundle_files.is_empty() {
+            mistake("pcs_url", "is missing, and so are pccs_url, directory and bundle_files: there is nothing to read");
+        }
+        mistakes
+    }
 }
 
 /// Which root platforms chain to.
@@ -217,8 +280,13 @@ impl EvidenceConfig {
             )),
             _ => {}
         }
-        if self.collateral_files.is_empty() {
-            mistakes.push(Mistake::new("evidence.collateral_files", "is empty: without collateral no evidence can be appraised"));
+        match &self.collateral {
+            None if self.collateral_files.is_empty() => mistakes.push(Mistake::new(
+                "evidence.collateral_files",
+                "is empty, and there is no evidence.collateral: without collateral no evidence can be appraised",
+            )),
+            None => {}
+            Some(collateral) => mistakes.extend(collateral.check()),
         }
         for id in self.policies.keys() {
             if PolicyId::parse(id).is_err() {

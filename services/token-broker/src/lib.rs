@@ -46,7 +46,7 @@ use crate::{
     appraiser::{Appraiser, Policies},
     broker::Broker,
     budget::RefusalBudget,
-    collateral::CollateralStore,
+    collateral::{CollateralStore, Sources},
     evaluations::{EvaluationFile, Evaluations},
     events::{DURABLE, EvidenceHandler, serve_requests},
     fleet::Fleet,
@@ -57,7 +57,7 @@ use crate::{
     verifier::{Dcap, TrustAuthority, Verifier},
 };
 pub use crate::{
-    config::{AnchorConfig, Config, EvidenceConfig, HttpsConfig, NonceConfig, TokenConfig, WorkConfig},
+    config::{AnchorConfig, CollateralConfig, Config, EvidenceConfig, HttpsConfig, NonceConfig, TokenConfig, WorkConfig},
     verifier::{TrustAuthorityConfig, VerifierConfig},
 };
 
@@ -83,7 +83,7 @@ pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
     let audit = AuditLog::new(bus.clone(), audit_key, || broker::timestamp(clock::now()));
     let redemptions = redemptions(&config, &bus, &keys);
     let verifier: Arc<dyn Verifier> = match &config.verifier {
-        VerifierConfig::Dcap => Arc::new(dcap(&config, keys, policies, &scope)?),
+        VerifierConfig::Dcap => Arc::new(dcap(&config, keys, policies, &scope).await?),
         VerifierConfig::TrustAuthority(upstream) => trust_authority(upstream, &config, &policies, &scope)?,
     };
     let broker = Arc::new(Broker::new(verifier, redemptions, audit, Fleet::new(&bus)));
@@ -122,16 +122,28 @@ async fn open_keys(config: &TokenConfig) -> Result<Keys, StartError> {
     opened.during("opening token.key_directory")?.during("opening token.key_directory")
 }
 
+async fn open_collateral(
+    config: &EvidenceConfig,
+    anchor: TrustAnchor,
+    seen: Vec<([u8; 6], u32)>,
+) -> Result<Arc<CollateralStore>, StartError> {
+    let more = config.collateral.clone().unwrap_or_default();
+    let (files, service) = (config.collateral_files.clone(), more.service());
+    let sources = Sources { files, bundles: more.bundle_files, directory: more.directory, service };
+    let opened = tokio::task::spawn_blocking(move || CollateralStore::open(sources, anchor, seen)).await;
+    Ok(Arc::new(opened.during("reading the collateral")?.during("reading the collateral")?))
+}
+
 fn policies(config: &EvidenceConfig) -> Result<Policies, StartError> {
     let named = config.policies.iter().filter_map(|(id, path)| Some((PolicyId::parse(id).ok()?, path.as_path())));
     Policies::open(config.policy_file.as_deref(), named).during("reading the appraisal policies")
 }
 
 /// The built-in verifier, which follows its collateral.
-fn dcap(config: &Config, keys: Keys, policies: Policies, scope: &Scope) -> Result<Dcap, StartError> {
+async fn dcap(config: &Config, keys: Keys, policies: Policies, scope: &Scope) -> Result<Dcap, StartError> {
     let anchor = trust_anchor(&config.evidence)?;
-    let collateral = Arc::new(CollateralStore::open(&config.evidence.collateral_files).during("reading evidence.collateral_files")?);
     let evaluations = EvaluationFile::open(&config.token.key_directory).during("reading the evaluation numbers of token.key_directory")?;
+    let collateral = open_collateral(&config.evidence, anchor.clone(), evaluations.memory().seen()).await?;
     let reload = Duration::from_secs(config.evidence.collateral_reload_seconds);
     scope.spawn("collateral", Arc::clone(&collateral).follow(reload, cancelled(scope)));
 

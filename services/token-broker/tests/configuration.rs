@@ -62,6 +62,30 @@ fn all_mistakes_are_named_in_one_run() {
 }
 
 #[test]
+fn where_collateral_comes_from_has_to_be_said_in_full() {
+    let directory = tempfile::tempdir().unwrap();
+    let mistakes = |settings: &[&str]| {
+        let mut layers = example(directory.path());
+        layers.settings = settings.iter().map(|setting| format!("evidence.collateral.{setting}")).collect();
+        load::<Config>(&layers).map_err(|error| error.to_string())
+    };
+    assert!(mistakes(&["pcs_url=https://x", "update=early", "directory=/d"]).is_ok());
+    assert!(mistakes(&["pccs_url=https://x", "update=standard", "directory=/d"]).is_ok());
+    assert!(mistakes(&["directory=/d"]).is_ok() && mistakes(&["bundle_files=[\"/b\"]"]).is_ok());
+    for (settings, setting) in [
+        (&["pcs_url=https://x", "pccs_url=https://y", "update=early", "directory=/d"][..], "pccs_url"),
+        (&["pcs_url=https://x", "directory=/d"], "update"),
+        (&["pcs_url=https://x", "update=early"], "directory"),
+        (&["pcs_url=https://x", "update=newest", "directory=/d"], "update"),
+        (&["pccs_url=https://x", "certificates_url=https://y", "update=early", "directory=/d"], "certificates_url"),
+        (&["update=early"], "pcs_url"),
+    ] {
+        let text = mistakes(settings).unwrap_err();
+        assert!(text.contains(&format!("evidence.collateral.{setting}")), "{settings:?}: {text}");
+    }
+}
+
+#[test]
 fn a_secret_given_twice_or_not_at_all_is_a_mistake() {
     let directory = tempfile::tempdir().unwrap();
     let mut layers = example(directory.path());

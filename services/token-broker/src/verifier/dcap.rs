@@ -57,6 +57,7 @@ impl Verifier for Dcap {
     }
 
     async fn attest(&self, evidence: Evidence) -> Result<Attested, Refusal> {
+        self.appraiser.prepare(&evidence.quote, clock::now()).await?;
         let appraiser = Arc::clone(&self.appraiser);
         let queued = evidence.td_id.is_some();
         let work = move || appraiser.attest(&evidence, clock::now());
