@@ -92,24 +92,24 @@ impl Attacked {
     }
 }
 
+type Edit = fn(&mut Evidence);
+
 async fn altered_and_foreign_quotes(attacked: &mut Attacked) -> u64 {
     let foreign_root = SimulatorRoot::generate("somebody else", now()).unwrap();
     let foreign = SimulatedTd::new(foreign_root.platform(&PlatformOptions::default(), now()).unwrap(), TdOptions::default());
     let debug = TdAttributes::SEPT_VE_DISABLE.with(TdAttributes::DEBUG);
     let debug = attacked.front.simulated.with(|td| td.td_attributes = debug.to_bytes());
     let no_sept_ve = attacked.front.simulated.with(|td| td.td_attributes = TdAttributes::PERFMON.to_bytes());
-    for (td, reason) in
-        [(foreign, Reason::QuoteRootUntrusted), (debug, Reason::DebugEnabled), (no_sept_ve, Reason::SeptVeDisableMissing)]
-    {
+    for (td, reason) in [(foreign, Reason::QuoteRootUntrusted), (debug, Reason::DebugEnabled), (no_sept_ve, Reason::SeptVeDisableMissing)] {
         let nonce = attacked.front.nonce().await;
         assert_eq!(attacked.rejection(evidence_of(&td, &nonce)).await, reason, "{}", attacked.name());
     }
     let nonce = attacked.front.nonce().await;
     let sound = attacked.front.evidence(&nonce);
-    type Edit = fn(&mut Evidence);
     let edits: [(Edit, Reason); 8] = [
         (|evidence| evidence.quote[54 + 136] ^= 1, Reason::QuoteSignatureInvalid),
-        (|evidence| evidence.quote[700] ^= 1, Reason::QuoteSignatureInvalid),
+        // In the signature: whoever looks at attributes first sees nothing.
+        (|evidence| evidence.quote[720] ^= 1, Reason::QuoteSignatureInvalid),
         (|evidence| evidence.quote.truncate(1000), Reason::QuoteMalformed),
         (|evidence| evidence.quote.fill(0xa5), Reason::QuoteMalformed),
         (|evidence| evidence.quote.resize(16 * 1024 + 1, 0), Reason::RequestTooLarge),
@@ -192,12 +192,12 @@ async fn run(mut attacked: Attacked) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_built_in_verifier_stands() {
-    run(Attacked::dcap(120).await).await;
+    Box::pin(run(Attacked::dcap(120).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_before_a_broker_stands() {
-    run(Attacked::trust_authority(120).await).await;
+    Box::pin(run(Attacked::trust_authority(120).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,7 +59,7 @@ fn untrue(upstream: &Upstream, evidence: &Evidence, other: &Evidence) -> Vec<(&'
         edit(&mut payload);
         Recorded::token(&signer.sign(&header, &payload))
     };
-    let headed = |signer: &Signer, name: &str, value: Value| {
+    let relabelled = |signer: &Signer, name: &str, value: Value| {
         let mut header = header.clone();
         header[name] = value;
         Recorded::token(&signer.sign(&header, &payload))
@@ -71,12 +71,12 @@ fn untrue(upstream: &Upstream, evidence: &Evidence, other: &Evidence) -> Vec<(&'
     vec![
         ("forged signature", Recorded::token(std::str::from_utf8(&forged).unwrap())),
         ("foreign key", Recorded::token(&token(&foreign, &claims(evidence), Shape::V2Nested, now()))),
-        ("foreign key under our kid", headed(&foreign, "kid", header["kid"].clone())),
-        ("foreign key with its own jku", headed(&foreign, "jku", json!(format!("{}/elsewhere", upstream.url)))),
-        ("algorithm none", headed(signer, "alg", json!("none"))),
-        ("algorithm HS256", headed(signer, "alg", json!("HS256"))),
-        ("another algorithm of ours", headed(signer, "alg", json!("ES384"))),
-        ("critical header", headed(signer, "crit", json!(["b64"]))),
+        ("foreign key under our kid", relabelled(&foreign, "kid", header["kid"].clone())),
+        ("foreign key with its own jku", relabelled(&foreign, "jku", json!(format!("{}/elsewhere", upstream.url)))),
+        ("algorithm none", relabelled(signer, "alg", json!("none"))),
+        ("algorithm HS256", relabelled(signer, "alg", json!("HS256"))),
+        ("another algorithm of ours", relabelled(signer, "alg", json!("ES384"))),
+        ("critical header", relabelled(signer, "crit", json!(["b64"]))),
         ("other evidence", Recorded::token(&token(signer, &claims(other), Shape::V2Nested, now()))),
         ("expired", Recorded::token(&token(signer, &claims(evidence), Shape::V2Nested, now() - 301))),
         ("stale", Recorded::token(&token(&stale, &claims(evidence), Shape::V2Nested, now() - 150))),
@@ -186,7 +186,11 @@ async fn what_a_true_token_says_can_be_a_denial() {
         (TdxClaims { tcb_status: "Fine".to_owned(), ..claims(&evidence) }, Err(Reason::TcbUnknown)),
         (claims(&evidence), Err(Reason::PolicyMismatch)),
         (
-            TdxClaims { policies_matched: matched("00000000-0000-0000-0000-000000000001"), policies_unmatched: matched(POLICY), ..claims(&evidence) },
+            TdxClaims {
+                policies_matched: matched("00000000-0000-0000-0000-000000000001"),
+                policies_unmatched: matched(POLICY),
+                ..claims(&evidence)
+            },
             Err(Reason::PolicyMismatch),
         ),
         (TdxClaims { policies_matched: matched(POLICY), ..claims(&evidence) }, Ok(())),

@@ -23,9 +23,7 @@ use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
-use keyferry_attestation_token::{
-    Algorithm, CollateralDigests, Nonce, Shape, SigningKey, TdMeasurements, TdxClaims, TokenIssuer, jwks,
-};
+use keyferry_attestation_token::{Algorithm, CollateralDigests, Nonce, Shape, SigningKey, TdMeasurements, TdxClaims, TokenIssuer, jwks};
 use keyferry_contract::attestation::v1::{Evidence, VerifierNonce};
 use keyferry_tdx_quote::Quote;
 use keyferry_testkit::nats::now;
@@ -237,6 +235,7 @@ pub(crate) fn claims(evidence: &Evidence) -> TdxClaims {
         tcb_date: "2025-05-14T00:00:00Z".to_owned(),
         advisory_ids: Vec::new(),
         held_data: evidence.user_data.clone(),
+        azure_runtime: None,
         measurements: TdMeasurements {
             mr_td: body.mr_td,
             mr_seam: body.mr_seam,
