@@ -8,14 +8,15 @@ use std::{
 use cargo_metadata::{DependencyKind, Metadata, Package};
 
 /// For each library, whom it may know. Dependencies of tests are free, except that nobody may know a service.
-const MAP: [(&str, &[&str]); 23] = [
+const MAP: [(&str, &[&str]); 24] = [
     ("identifiers", &[]),
     ("contract", &["identifiers"]),
     ("tdx-quote", &[]),
     ("dcap", &["tdx-quote"]),
     ("event-log", &[]),
     ("rego", &[]),
-    ("appraisal", &["dcap", "event-log", "rego", "tdx-quote"]),
+    ("reference-value", &[]),
+    ("appraisal", &["dcap", "event-log", "reference-value", "rego", "tdx-quote"]),
     ("attestation-token", &["identifiers"]),
     ("key-transfer-policy", &["attestation-token", "identifiers", "rego"]),
     ("key-wrap", &[]),
