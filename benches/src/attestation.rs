@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use jsonwebtoken::{EncodingKey, Header};
-use keyferry_appraisal::{AppraisalPolicy, appraise};
+use keyferry_appraisal::{AppraisalPolicy, Catalog, appraise};
 use keyferry_attestation_token::Algorithm;
 use keyferry_dcap::VerifiedQuote;
 use keyferry_tdx_quote::Quote;
@@ -46,7 +46,7 @@ fn attestation(name: &'static str, each: Duration, algorithm: Algorithm, bound: 
     let ours: Contestant<'_> = Box::new(|| {
         let quote = Quote::parse(quotes()?)?;
         let wanted = quote.body().report_data;
-        let appraised = appraise(world.verifier.verify(&quote, &world.collateral, NOW)?, &policy, &wanted)?;
+        let appraised = appraise(world.verifier.verify(&quote, &world.collateral, NOW)?, &policy, &wanted, &Catalog::default(), NOW)?;
         verifier.issue(&claims(appraised.verified(), USER_DATA.to_vec())).map(drop)
     });
     let mut check = ecdsa(&world)?;

@@ -1,6 +1,7 @@
 //! The appraisal, and its result.
 
-use keyferry_dcap::VerifiedQuote;
+use keyferry_dcap::{TcbStatus, VerifiedQuote};
+use keyferry_reference_value::Catalog;
 use keyferry_tdx_quote::TdReportBody;
 
 use crate::denial::AppraisalDenial;
@@ -38,15 +39,24 @@ impl Appraised {
 }
 
 /// Appraises a verified quote. `expected_report_data` is the formula of `tdx-quote` over the nonce and user data that came
-/// with the evidence.
-pub fn appraise(verified: VerifiedQuote, policy: &AppraisalPolicy, expected_report_data: &[u8; 64]) -> Result<Appraised, AppraisalDenial> {
+/// with the evidence, `catalog` the documents of reference values that the policy may name, `now` Unix seconds.
+pub fn appraise(
+    verified: VerifiedQuote,
+    policy: &AppraisalPolicy,
+    expected_report_data: &[u8; 64],
+    catalog: &Catalog,
+    now: u64,
+) -> Result<Appraised, AppraisalDenial> {
     let report = verified.report();
     policy.allowances().check(report)?;
     if report.report_data != *expected_report_data {
         return Err(AppraisalDenial::ReportDataMismatch { wanted: Box::new(*expected_report_data), got: Box::new(report.report_data) });
     }
     check_tcb(&verified, policy)?;
+    check_grace(&verified, policy, now)?;
+    check_flags(&verified, policy)?;
     check_reference_values(report, policy.reference_values())?;
+    check_documents(report, policy.reference_value_ids(), catalog, now)?;
     Ok(Appraised { verified })
 }
 
@@ -64,6 +74,56 @@ fn check_tcb(verified: &VerifiedQuote, policy: &AppraisalPolicy) -> Result<(), A
         return Err(AppraisalDenial::EvaluationNumberTooLow { wanted, got });
     }
     Ok(())
+}
+
+fn check_grace(verified: &VerifiedQuote, policy: &AppraisalPolicy, now: u64) -> Result<(), AppraisalDenial> {
+    let grace_seconds = policy.collateral_grace_seconds();
+    if let Some(expired_at) = verified.collateral_expired_at().filter(|expired_at| now > expired_at.saturating_add(grace_seconds)) {
+        return Err(AppraisalDenial::CollateralGraceOver { expired_at, grace_seconds });
+    }
+    let status = verified.tcb_status();
+    let out_of_date = matches!(status, TcbStatus::OutOfDate | TcbStatus::OutOfDateConfigurationNeeded);
+    let Some(grace_seconds) = policy.platform_grace_seconds().filter(|_| out_of_date) else { return Ok(()) };
+    let tcb_date = verified.tcb_date();
+    let since = tcb_date.parse::<jiff::Timestamp>().ok().and_then(|date| u64::try_from(date.as_second()).ok());
+    // A date that cannot be read is none at all.
+    if since.is_some_and(|since| now <= since.saturating_add(grace_seconds)) {
+        return Ok(());
+    }
+    Err(AppraisalDenial::PlatformGraceOver { status, tcb_date: tcb_date.to_owned(), grace_seconds })
+}
+
+/// What a certificate does not say is not known to be false.
+fn check_flags(verified: &VerifiedQuote, policy: &AppraisalPolicy) -> Result<(), AppraisalDenial> {
+    let pck = verified.pck();
+    for ((flag, allowed), got) in policy.flags().into_iter().zip([pck.dynamic_platform, pck.cached_keys, pck.smt]) {
+        if allowed == Some(false) && got != Some(false) {
+            return Err(AppraisalDenial::PlatformFlag { flag, got: if got.is_some() { "true" } else { "not stated" } });
+        }
+    }
+    Ok(())
+}
+
+/// One document in force has to have nothing but what the TD has, and something.
+fn check_documents(report: &TdReportBody, ids: &[String], catalog: &Catalog, now: u64) -> Result<(), AppraisalDenial> {
+    let mut failures = Vec::new();
+    for id in ids {
+        let failure = match catalog.in_force(id, now) {
+            Err(denial) => denial.to_string(),
+            Ok(document) if document.values().is_empty() => "it pins nothing".to_owned(),
+            Ok(document) => {
+                let differs = document.values().iter().find(|(field, value)| measurement(report, field) != Some(&value.0));
+                let Some((field, value)) = differs else { return Ok(()) };
+                let got = measurement(report, field).map_or_else(|| "absent".to_owned(), hex::encode);
+                format!("{field} is {got}, wanted {value}")
+            }
+        };
+        failures.push(format!("{id}: {failure}"));
+    }
+    if ids.is_empty() {
+        return Ok(());
+    }
+    Err(AppraisalDenial::NoReferenceValue { wanted: ids.to_vec(), got: failures.join("; ") })
 }
 
 fn check_reference_values(report: &TdReportBody, references: &ReferenceValues) -> Result<(), AppraisalDenial> {

@@ -46,6 +46,40 @@ pub enum AppraisalDenial {
         /// The collateral's.
         got: u32,
     },
+    /// The platform is out of date for too long.
+    #[error("TCB status is {status} since {tcb_date}: the policy's grace of {grace_seconds} s is over")]
+    PlatformGraceOver {
+        /// The platform's status.
+        status: TcbStatus,
+        /// The date of its TCB level.
+        tcb_date: String,
+        /// The policy's grace.
+        grace_seconds: u64,
+    },
+    /// The collateral has expired, and the grace of this policy is over.
+    #[error("the collateral expired at {expired_at}: the policy's grace is {grace_seconds} s")]
+    CollateralGraceOver {
+        /// When it expired (Unix seconds).
+        expired_at: u64,
+        /// The policy's grace.
+        grace_seconds: u64,
+    },
+    /// The platform is configured as the policy does not permit, or does not say how it is.
+    #[error("the platform's {flag} is {got}: the policy does not allow it")]
+    PlatformFlag {
+        /// The flag of the PCK certificate.
+        flag: &'static str,
+        /// `true`, or that the certificate does not say.
+        got: &'static str,
+    },
+    /// No document of reference values that is in force describes the TD.
+    #[error("no document of reference values describes the TD: {got}")]
+    NoReferenceValue {
+        /// The ids of the policy.
+        wanted: Vec<String>,
+        /// For each, why not.
+        got: String,
+    },
     /// A measurement is not a reference value.
     #[error("{field} is {got}: not one of the reference values {wanted:?}")]
     ReferenceValueMismatch {
@@ -64,9 +98,12 @@ impl AppraisalDenial {
         match self {
             Self::Attribute(denial) => denial.label(),
             Self::ReportDataMismatch { .. } => "report_data_mismatch",
-            Self::TcbStatusNotAllowed { .. } | Self::AdvisoryRejected(_) => "tcb_status_not_allowed",
+            Self::TcbStatusNotAllowed { .. } | Self::AdvisoryRejected(_) | Self::PlatformGraceOver { .. } | Self::PlatformFlag { .. } => {
+                "tcb_status_not_allowed"
+            }
+            Self::CollateralGraceOver { .. } => "collateral_expired",
             Self::EvaluationNumberTooLow { .. } => "collateral_rolled_back",
-            Self::ReferenceValueMismatch { .. } => "reference_value_mismatch",
+            Self::NoReferenceValue { .. } | Self::ReferenceValueMismatch { .. } => "reference_value_mismatch",
         }
     }
 
@@ -81,6 +118,14 @@ impl AppraisalDenial {
             }
             Self::AdvisoryRejected(id) => ("advisory_ids", format!("not {id}"), id.clone()),
             Self::EvaluationNumberTooLow { wanted, got } => ("evaluation_number", format!("at least {wanted}"), got.to_string()),
+            Self::PlatformGraceOver { tcb_date, grace_seconds, .. } => {
+                ("tcb_date", format!("at most {grace_seconds} s ago while out of date"), tcb_date.clone())
+            }
+            Self::CollateralGraceOver { expired_at, grace_seconds } => {
+                ("collateral", format!("expired at most {grace_seconds} s ago"), format!("expired at {expired_at}"))
+            }
+            Self::PlatformFlag { flag, got } => (*flag, "false".to_owned(), (*got).to_owned()),
+            Self::NoReferenceValue { wanted, got } => ("reference_value_ids", wanted.join(" or "), got.clone()),
             Self::ReferenceValueMismatch { field, wanted, got } => (*field, wanted.join(" or "), got.clone()),
         };
         Comparison { field, wanted, got }

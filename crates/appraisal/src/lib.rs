@@ -14,8 +14,13 @@
 mod appraised;
 mod denial;
 mod policy;
+mod rego_policy;
 
 pub use appraised::{Appraised, appraise};
 pub use denial::{AppraisalDenial, Comparison};
 pub use keyferry_dcap::{Allowances, AttributeDenial, TcbStatus};
-pub use policy::{AppraisalPolicy, Measurement, PolicyError, ReferenceValues};
+pub use keyferry_event_log::{EventLog, EventLogError, Mismatch, ReplayedLog, type_name};
+pub use keyferry_reference_value::{Catalog, Measurement};
+pub use keyferry_rego::{RuleError, RuleFailure};
+pub use policy::{AppraisalPolicy, PolicyError, ReferenceValues};
+pub use rego_policy::{EXPORT_BYTES_MAX, REGO_BYTES_MAX, RegoPolicy, RegoVerdict};

@@ -1,13 +1,8 @@
 //! What a verifier asks of a TD before it vouches for it.
 
-use std::fmt;
-
 use keyferry_dcap::{Allowances, TcbStatus};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-/// A SHA-384 measurement; 96 hex digits in documents, either case.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Measurement(pub [u8; 48]);
+use keyferry_reference_value::Measurement;
+use serde::{Deserialize, Serialize};
 
 /// An appraisal policy. Parsed from JSON, or [`Default`]: the refusing defaults without reference values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +11,16 @@ pub struct AppraisalPolicy {
     tcb_statuses: Vec<TcbStatus>,
     rejected_advisory_ids: Vec<String>,
     evaluation_number_min: u32,
+    collateral_grace_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform_grace_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_dynamic_platform: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_cached_keys: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allow_smt: Option<bool>,
+    reference_value_ids: Vec<String>,
     reference_values: ReferenceValues,
 }
 
@@ -71,14 +76,31 @@ struct Document {
     tcb_statuses: Vec<TcbStatus>,
     rejected_advisory_ids: Vec<String>,
     evaluation_number_min: u32,
+    collateral_grace_seconds: u64,
+    platform_grace_seconds: Option<u64>,
+    allow_dynamic_platform: Option<bool>,
+    allow_cached_keys: Option<bool>,
+    allow_smt: Option<bool>,
+    reference_value_ids: Vec<String>,
     reference_values: ReferenceValues,
 }
 
 impl Default for Document {
     fn default() -> Self {
-        let AppraisalPolicy { allow, tcb_statuses, rejected_advisory_ids, evaluation_number_min, reference_values } =
-            AppraisalPolicy::default();
-        Self { allow, tcb_statuses, rejected_advisory_ids, evaluation_number_min, reference_values }
+        let default = AppraisalPolicy::default();
+        Self {
+            allow: default.allow,
+            tcb_statuses: default.tcb_statuses,
+            rejected_advisory_ids: Vec::new(),
+            evaluation_number_min: 0,
+            collateral_grace_seconds: 0,
+            platform_grace_seconds: None,
+            allow_dynamic_platform: None,
+            allow_cached_keys: None,
+            allow_smt: None,
+            reference_value_ids: Vec::new(),
+            reference_values: ReferenceValues::default(),
+        }
     }
 }
 
@@ -89,6 +111,12 @@ impl Default for AppraisalPolicy {
             tcb_statuses: TcbStatus::ALL.into_iter().filter(|status| *status != TcbStatus::Revoked).collect(),
             rejected_advisory_ids: Vec::new(),
             evaluation_number_min: 0,
+            collateral_grace_seconds: 0,
+            platform_grace_seconds: None,
+            allow_dynamic_platform: None,
+            allow_cached_keys: None,
+            allow_smt: None,
+            reference_value_ids: Vec::new(),
             reference_values: ReferenceValues::default(),
         }
     }
@@ -116,6 +144,23 @@ impl AppraisalPolicy {
     pub const fn evaluation_number_min(&self) -> u32 {
         self.evaluation_number_min
     }
+    /// How long collateral counts after its end.
+    pub const fn collateral_grace_seconds(&self) -> u64 {
+        self.collateral_grace_seconds
+    }
+    /// How long a platform that is out of date passes after the date of its TCB level; `None`: without end, where
+    /// `tcb_statuses` permits it at all.
+    pub const fn platform_grace_seconds(&self) -> Option<u64> {
+        self.platform_grace_seconds
+    }
+    /// For each flag of the PCK certificate what the policy says of it; `None` permits either.
+    pub(crate) const fn flags(&self) -> [(&'static str, Option<bool>); 3] {
+        [("dynamic_platform", self.allow_dynamic_platform), ("cached_keys", self.allow_cached_keys), ("smt", self.allow_smt)]
+    }
+    /// Documents of reference values, of which the TD has to match one; empty: none is asked for.
+    pub fn reference_value_ids(&self) -> &[String] {
+        &self.reference_value_ids
+    }
     /// Permitted measurements.
     pub const fn reference_values(&self) -> &ReferenceValues {
         &self.reference_values
@@ -125,20 +170,31 @@ impl AppraisalPolicy {
 impl TryFrom<Document> for AppraisalPolicy {
     type Error = PolicyError;
     fn try_from(document: Document) -> Result<Self, PolicyError> {
-        let Document { allow, tcb_statuses, rejected_advisory_ids, evaluation_number_min, reference_values } = document;
-        if tcb_statuses.is_empty() {
+        if document.tcb_statuses.is_empty() {
             return Err(PolicyError::EmptyList("tcb_statuses"));
         }
-        if tcb_statuses.contains(&TcbStatus::Revoked) {
+        if document.tcb_statuses.contains(&TcbStatus::Revoked) {
             return Err(PolicyError::RevokedPermitted);
         }
-        if let Some((field, _)) = reference_values.lists().into_iter().find(|(_, list)| list.is_some_and(<[_]>::is_empty)) {
+        if let Some((field, _)) = document.reference_values.lists().into_iter().find(|(_, list)| list.is_some_and(<[_]>::is_empty)) {
             return Err(PolicyError::EmptyList(field));
         }
-        if (allow.service_td || allow.migratable) && reference_values.mr_service_td.is_none() {
+        if (document.allow.service_td || document.allow.migratable) && document.reference_values.mr_service_td.is_none() {
             return Err(PolicyError::ServiceTdNotPinned);
         }
-        Ok(Self { allow, tcb_statuses, rejected_advisory_ids, evaluation_number_min, reference_values })
+        Ok(Self {
+            allow: document.allow,
+            tcb_statuses: document.tcb_statuses,
+            rejected_advisory_ids: document.rejected_advisory_ids,
+            evaluation_number_min: document.evaluation_number_min,
+            collateral_grace_seconds: document.collateral_grace_seconds,
+            platform_grace_seconds: document.platform_grace_seconds,
+            allow_dynamic_platform: document.allow_dynamic_platform,
+            allow_cached_keys: document.allow_cached_keys,
+            allow_smt: document.allow_smt,
+            reference_value_ids: document.reference_value_ids,
+            reference_values: document.reference_values,
+        })
     }
 }
 
@@ -158,31 +214,6 @@ impl ReferenceValues {
             ("mr_owner_config", self.mr_owner_config.as_deref()),
             ("mr_service_td", self.mr_service_td.as_deref()),
         ]
-    }
-}
-
-impl fmt::Display for Measurement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-impl fmt::Debug for Measurement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Measurement({self})")
-    }
-}
-impl Serialize for Measurement {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-impl<'de> Deserialize<'de> for Measurement {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let mut bytes = [0; 48];
-        hex::decode_to_slice(text.as_bytes(), &mut bytes)
-            .map_err(|_| serde::de::Error::custom("a measurement is 96 hex digits (SHA-384)"))?;
-        Ok(Self(bytes))
     }
 }
 

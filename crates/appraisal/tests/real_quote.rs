@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of a test: a broken fixture has to fail it
 
-use keyferry_appraisal::{AppraisalDenial, AppraisalPolicy, appraise};
+use keyferry_appraisal::{AppraisalDenial, AppraisalPolicy, Catalog, appraise};
 use keyferry_dcap::{Collateral, TrustAnchor, VerifiedQuote, Verifier};
 use keyferry_tdx_quote::Quote;
 
@@ -20,14 +20,14 @@ fn verified() -> VerifiedQuote {
 fn refusal(policy: &str) -> Option<AppraisalDenial> {
     let verified = verified();
     let report_data = verified.report().report_data;
-    appraise(verified, &AppraisalPolicy::from_json(policy).unwrap(), &report_data).err()
+    appraise(verified, &AppraisalPolicy::from_json(policy).unwrap(), &report_data, &Catalog::default(), NOW).err()
 }
 
 #[test]
 fn the_default_policy_vouches_for_a_sound_td() {
     let verified = verified();
     let report_data = verified.report().report_data;
-    let appraised = appraise(verified, &AppraisalPolicy::default(), &report_data).unwrap();
+    let appraised = appraise(verified, &AppraisalPolicy::default(), &report_data, &Catalog::default(), NOW).unwrap();
     assert!(appraised.exceptions_used().is_empty());
     assert_eq!(appraised.report().report_data, report_data);
 }
@@ -37,7 +37,7 @@ fn evidence_for_other_data_is_refused() {
     let verified = verified();
     let mut expected = verified.report().report_data;
     expected[63] ^= 1;
-    let denial = appraise(verified, &AppraisalPolicy::default(), &expected).unwrap_err();
+    let denial = appraise(verified, &AppraisalPolicy::default(), &expected, &Catalog::default(), NOW).unwrap_err();
     assert_eq!(denial.label(), "report_data_mismatch");
     let comparison = denial.comparison();
     assert_eq!(comparison.wanted, hex::encode(expected));

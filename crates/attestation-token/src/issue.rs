@@ -7,7 +7,7 @@ use base64::{
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
 use serde::Serialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 use uuid::Uuid;
 
 use crate::{
@@ -113,6 +113,17 @@ impl TokenIssuer {
     /// Signs `claims`; `now` in unix seconds. With PS384 this takes 0.7 ms of CPU. No `aud` and no `sub`: Intel's Python
     /// client refuses both.
     pub fn issue(&self, claims: &TdxClaims, shape: Shape, now: u64) -> Result<IssuedToken, IssueError> {
+        self.issue_with(claims, Map::new(), shape, now)
+    }
+
+    /// As [`Self::issue`], with what the appraisal policies export as `policy_defined_claims`; empty = the claim is left out.
+    pub fn issue_with(
+        &self,
+        claims: &TdxClaims,
+        policy_defined_claims: Map<String, Value>,
+        shape: Shape,
+        now: u64,
+    ) -> Result<IssuedToken, IssueError> {
         let token_id = Uuid::new_v4();
         let expires_at = now.saturating_add(self.lifetime_seconds);
         let mut common = self.common(claims, shape);
@@ -120,6 +131,7 @@ impl TokenIssuer {
         common.iat = Some(now.saturating_sub(BACKDATED_SECONDS));
         common.nbf = common.iat;
         common.exp = Some(expires_at);
+        common.policy_defined_claims = (!policy_defined_claims.is_empty()).then(|| Value::Object(policy_defined_claims));
         let attester = tdx(claims, shape)?;
         let payload = match shape {
             Shape::V2Nested => {
@@ -167,6 +179,14 @@ impl TokenIssuer {
             iss: Some(self.issuer.clone()),
             ..Common::default()
         }
+    }
+}
+
+impl TdxClaims {
+    /// The TD's own members as they stand in a token, nonce included: what appraisal policies judge.
+    pub fn members(&self) -> Result<Map<String, Value>, IssueError> {
+        let text = serde_json::to_string(&tdx(self, Shape::V1Flat)?).map_err(|_| IssueError::Claims)?;
+        serde_json::from_str(&text).map_err(|_| IssueError::Claims)
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Common {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy_ids_unmatched: Option<Vec<PolicyEntry>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) policy_defined_claims: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tdx: Option<Members>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sgx: Option<Members>,

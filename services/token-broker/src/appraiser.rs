@@ -1,24 +1,25 @@
 //! From evidence to a signed token: pure CPU work on one thread, no bus, no clock.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use aws_lc_rs::{digest, hmac};
-use keyferry_appraisal::{AppraisalPolicy, Appraised, PolicyError, appraise};
+use aws_lc_rs::hmac;
+use keyferry_appraisal::{Appraised, EventLog, ReplayedLog, appraise};
 use keyferry_attestation_token as token;
-use keyferry_attestation_token::{Algorithm, IssuedToken, MatchedPolicy, TdMeasurements, TdxClaims, TokenIssuer};
+use keyferry_attestation_token::{Algorithm, IssuedToken, TdMeasurements, TdxClaims, TokenIssuer};
 use keyferry_collateral::{Ca, Family};
 use keyferry_contract::Reason;
 use keyferry_dcap::{VerifiedQuote, Verifier, certified_family, claimed_fmspc};
-use keyferry_identifiers::PolicyId;
 use keyferry_tdx_quote::Quote;
 use keyferry_telemetry::{SpanAttributes, names, spans};
+use serde_json::{Map, Value};
 
-use crate::{collateral::CollateralStore, evidence::Evidence, refusal::Refusal};
+use crate::{
+    collateral::CollateralStore,
+    evidence::Evidence,
+    policies::{Judged, Policies},
+    reference_values::ReferenceValueDirectory,
+    refusal::Refusal,
+};
 
 /// A token, and what the audit record and the fleet say about it.
 #[derive(Debug)]
@@ -37,68 +38,12 @@ pub(crate) struct Verdict {
     pub(crate) exceptions: Vec<&'static str>,
 }
 
-/// One appraisal policy of the configuration.
-#[derive(Debug)]
-struct NamedPolicy {
-    policy: AppraisalPolicy,
-    hash: [u8; 48],
-}
-
-/// Why there is no policy.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PolicyFileError {
-    /// It cannot be read.
-    #[error("{}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is no policy.
-    #[error("{}: {source}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: PolicyError,
-    },
-}
-
-/// The policies of the configuration.
-#[derive(Debug, Default)]
-pub(crate) struct Policies {
-    base: AppraisalPolicy,
-    named: BTreeMap<PolicyId, NamedPolicy>,
-}
-
-impl Policies {
-    /// Reads them; without a `base` file the refusing defaults.
-    pub(crate) fn open<'a>(base: Option<&Path>, named: impl IntoIterator<Item = (PolicyId, &'a Path)>) -> Result<Self, PolicyFileError> {
-        let base = base.map(read_policy).transpose()?.map(|named| named.policy).unwrap_or_default();
-        let named = named.into_iter().map(|(id, path)| Ok((id, read_policy(path)?))).collect::<Result<_, _>>()?;
-        Ok(Self { base, named })
-    }
-
-    /// The policy that every TD must satisfy.
-    pub(crate) fn base(&self) -> &AppraisalPolicy {
-        &self.base
-    }
-}
-
-fn read_policy(path: &Path) -> Result<NamedPolicy, PolicyFileError> {
-    let text = fs::read_to_string(path).map_err(|source| PolicyFileError::Read { path: path.to_owned(), source })?;
-    let policy = AppraisalPolicy::from_json(&text).map_err(|source| PolicyFileError::Content { path: path.to_owned(), source })?;
-    let mut hash = [0; 48];
-    hash.copy_from_slice(digest::digest(&digest::SHA384, text.as_bytes()).as_ref());
-    Ok(NamedPolicy { policy, hash })
-}
-
 /// Verifies, appraises and signs.
 #[derive(Debug)]
 pub(crate) struct Appraiser {
     verifier: Verifier,
     policies: Policies,
+    references: ReferenceValueDirectory,
     collateral: Arc<CollateralStore>,
     issuer: TokenIssuer,
     platform_key: hmac::Key,
@@ -108,12 +53,12 @@ impl Appraiser {
     /// `verifier` must have the allowances of the base policy.
     pub(crate) fn new(
         verifier: Verifier,
-        policies: Policies,
+        (policies, references): (Policies, ReferenceValueDirectory),
         collateral: Arc<CollateralStore>,
         issuer: TokenIssuer,
         platform_key: hmac::Key,
     ) -> Self {
-        Self { verifier, policies, collateral, issuer, platform_key }
+        Self { verifier, policies, references, collateral, issuer, platform_key }
     }
 
     /// The verifier's name and key.
@@ -137,12 +82,11 @@ impl Appraiser {
             return Err(Refusal::new(Reason::RequestMalformed, format!("tokens are not signed with {wanted} here")));
         }
         let verified = spans::step(names::VERIFY_QUOTE).in_scope(|| self.verify(&evidence.quote, now))?;
-        let (appraised, policies) = spans::step(names::APPRAISE).in_scope(|| self.appraise(&verified, evidence))?;
+        let (appraised, claims, exported) = spans::step(names::APPRAISE).in_scope(|| self.appraise(verified, evidence, now))?;
         let signing = spans::step(names::SIGN_TOKEN);
         signing.attribute(names::ALGORITHM, self.issuer.key().algorithm().name());
-        let claims = claims(&appraised, evidence, policies);
         let token = signing
-            .in_scope(|| self.issuer.issue(&claims, evidence.shape, now))
+            .in_scope(|| self.issuer.issue_with(&claims, exported, evidence.shape, now))
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
         let verified = appraised.verified();
         Ok(Verdict {
@@ -185,33 +129,37 @@ impl Appraiser {
         Ok(self.verifier.verify(quote, &collateral, now)?)
     }
 
-    /// The base policy always counts; policies that the evidence names come on top.
-    fn appraise(&self, verified: &VerifiedQuote, evidence: &Evidence) -> Result<(Appraised, PolicyResults), Refusal> {
+    /// The base policy always counts; the event log has to be the quote's; policies that the evidence names come on top.
+    fn appraise(
+        &self,
+        verified: VerifiedQuote,
+        evidence: &Evidence,
+        now: u64,
+    ) -> Result<(Appraised, TdxClaims, Map<String, Value>), Refusal> {
         let expected = evidence.expected_report_data()?.unwrap_or(verified.report().report_data);
-        let mut results = PolicyResults::default();
-        let appraised = appraise(verified.clone(), &self.policies.base, &expected)?;
-        for id in &evidence.policy_ids {
-            let named = self.policies.named.get(id);
-            let named = named.ok_or_else(|| Refusal::new(Reason::PolicyNotFound, format!("appraisal policy {id} is not configured")))?;
-            let entry = MatchedPolicy { id: *id.as_uuid(), version: 1, hash: Some(named.hash) };
-            match appraise(verified.clone(), &named.policy, &expected) {
-                Ok(_) => results.matched.push(entry),
-                Err(denial) if evidence.policy_must_match => return Err(denial.into()),
-                Err(_) => results.unmatched.push(entry),
-            }
-        }
-        Ok((appraised, results))
+        let catalog = self.references.read()?;
+        let appraised = appraise(verified, self.policies.base(), &expected, &catalog, now)?;
+        let log = replayed(&evidence.event_log, &appraised.report().rtmrs)?;
+        let mut claims = claims(&appraised, evidence);
+        let verified = appraised.verified();
+        let judged = Judged { verified, claims: &claims, log: log.as_ref(), expected: &expected, catalog: &catalog, now };
+        let results = self.policies.judge(&evidence.policy_ids, evidence.policy_must_match, &judged)?;
+        claims.policies_matched = results.matched;
+        claims.policies_unmatched = results.unmatched;
+        Ok((appraised, claims, results.exported))
     }
 }
 
-/// What became of the policies that the evidence names.
-#[derive(Default)]
-struct PolicyResults {
-    matched: Vec<MatchedPolicy>,
-    unmatched: Vec<MatchedPolicy>,
+/// `None` where no log was sent.
+fn replayed(log: &[u8], rtmrs: &[[u8; 48]; 4]) -> Result<Option<ReplayedLog>, Refusal> {
+    if log.is_empty() {
+        return Ok(None);
+    }
+    let log = EventLog::parse(log).map_err(|error| Refusal::new(Reason::EventLogMismatch, error.to_string()))?;
+    log.replay_against(rtmrs).map(Some).map_err(Refusal::from)
 }
 
-fn claims(appraised: &Appraised, evidence: &Evidence, policies: PolicyResults) -> TdxClaims {
+fn claims(appraised: &Appraised, evidence: &Evidence) -> TdxClaims {
     let (verified, report) = (appraised.verified(), appraised.report());
     let digests = verified.digests();
     TdxClaims {
@@ -255,7 +203,7 @@ fn claims(appraised: &Appraised, evidence: &Evidence, policies: PolicyResults) -
         trust_anchor: verified.trust_anchor().to_owned(),
         td_id: evidence.td_id.clone(),
         attestation_id: evidence.attestation_id,
-        policies_matched: policies.matched,
-        policies_unmatched: policies.unmatched,
+        policies_matched: Vec::new(),
+        policies_unmatched: Vec::new(),
     }
 }

@@ -111,6 +111,9 @@ pub struct EvidenceConfig {
     /// Further policies by id (a UUID), for evidence that names them. They narrow `policy_file` and never widen it.
     #[serde(default)]
     pub policies: BTreeMap<String, PathBuf>,
+    /// Documents of reference values, for policies that name some in `reference_value_ids`.
+    #[serde(default)]
+    pub reference_values: Option<ReferenceValueConfig>,
 }
 
 const fn default_reload_seconds() -> u64 {
@@ -175,6 +178,20 @@ impl CollateralConfig {
         }
         mistakes
     }
+}
+
+/// Where documents of reference values are, and whose are believed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceValueConfig {
+    /// The directory: `<id>.json` and `history.jsonl`. Read for each appraisal.
+    pub directory: PathBuf,
+    /// Public keys in PEM, Ed25519 or P-256, of those who may sign.
+    #[serde(default)]
+    pub keys: Vec<PathBuf>,
+    /// Whether documents that nobody signed are believed too.
+    #[serde(default)]
+    pub trust_unsigned: bool,
 }
 
 /// Which root platforms chain to.

@@ -23,8 +23,10 @@ mod evidence;
 mod fleet;
 mod keys;
 mod nonce;
+mod policies;
 mod pool;
 mod redemption;
+mod reference_values;
 mod refusal;
 mod rest;
 mod verifier;
@@ -43,7 +45,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::{
-    appraiser::{Appraiser, Policies},
+    appraiser::Appraiser,
     broker::Broker,
     budget::RefusalBudget,
     collateral::{CollateralStore, Sources},
@@ -52,12 +54,16 @@ use crate::{
     fleet::Fleet,
     keys::Keys,
     nonce::NonceAuthority,
+    policies::Policies,
     pool::Pool,
     redemption::Redemptions,
+    reference_values::ReferenceValueDirectory,
     verifier::{Dcap, TrustAuthority, Verifier},
 };
 pub use crate::{
-    config::{AnchorConfig, CollateralConfig, Config, EvidenceConfig, HttpsConfig, NonceConfig, TokenConfig, WorkConfig},
+    config::{
+        AnchorConfig, CollateralConfig, Config, EvidenceConfig, HttpsConfig, NonceConfig, ReferenceValueConfig, TokenConfig, WorkConfig,
+    },
     verifier::{TrustAuthorityConfig, VerifierConfig},
 };
 
@@ -150,8 +156,13 @@ async fn dcap(config: &Config, keys: Keys, policies: Policies, scope: &Scope) ->
     let nonces = NonceAuthority::new(&derived(&keys, "keyferry nonce"), config.nonce.lifetime_seconds);
     let platform_key = hmac::Key::new(hmac::HMAC_SHA256, &derived(&keys, "keyferry platform"));
     let issuer = TokenIssuer::new(&config.token.issuer, keys.signing, config.token.lifetime_seconds);
-    let quotes = QuoteVerifier::new(anchor).with_allowances(policies.base().allowances()).with_memory(evaluations.memory());
-    let appraiser = Appraiser::new(quotes, policies, collateral, issuer, platform_key);
+    let references =
+        ReferenceValueDirectory::open(config.evidence.reference_values.as_ref()).during("reading evidence.reference_values")?;
+    let quotes = QuoteVerifier::new(anchor)
+        .with_allowances(policies.base().allowances())
+        .with_collateral_grace(policies.base().collateral_grace_seconds())
+        .with_memory(evaluations.memory());
+    let appraiser = Appraiser::new(quotes, (policies, references), collateral, issuer, platform_key);
     Ok(Dcap::new(appraiser, nonces, Pool::new(config.work.appraisals), Evaluations::new(evaluations)))
 }
 

@@ -1,6 +1,6 @@
 //! Why evidence was refused, or could not be judged.
 
-use keyferry_appraisal::AppraisalDenial;
+use keyferry_appraisal::{AppraisalDenial, Mismatch};
 use keyferry_bus::{BucketError, PublishError};
 use keyferry_contract::{Reason, release::v1::ClaimResult};
 use keyferry_dcap::DcapDenial;
@@ -62,6 +62,18 @@ impl From<AppraisalDenial> for Refusal {
     }
 }
 
+impl From<Mismatch> for Refusal {
+    fn from(mismatch: Mismatch) -> Self {
+        let claim = ClaimResult {
+            claim: mismatch.register.name().to_owned(),
+            wanted: hex::encode(*mismatch.wanted),
+            got: hex::encode(*mismatch.got),
+            matched: false,
+        };
+        Self { reason: Reason::EventLogMismatch, detail: mismatch.to_string(), claims: vec![claim] }
+    }
+}
+
 impl From<BucketError> for Refusal {
     fn from(error: BucketError) -> Self {
         Self::new(Reason::StoreUnavailable, error.to_string())
@@ -118,6 +130,10 @@ mod tests {
             AppraisalDenial::ReportDataMismatch { wanted: Box::new([0; 64]), got: Box::new([1; 64]) },
             AppraisalDenial::TcbStatusNotAllowed { wanted: vec![TcbStatus::UpToDate], got: TcbStatus::OutOfDate },
             AppraisalDenial::AdvisoryRejected(String::new()),
+            AppraisalDenial::PlatformGraceOver { status: TcbStatus::OutOfDate, tcb_date: String::new(), grace_seconds: 1 },
+            AppraisalDenial::CollateralGraceOver { expired_at: 1, grace_seconds: 1 },
+            AppraisalDenial::PlatformFlag { flag: "smt", got: "true" },
+            AppraisalDenial::NoReferenceValue { wanted: Vec::new(), got: String::new() },
             AppraisalDenial::EvaluationNumberTooLow { wanted: 2, got: 1 },
             AppraisalDenial::ReferenceValueMismatch { field: "mr_td", wanted: Vec::new(), got: String::new() },
         ];

@@ -41,11 +41,12 @@ const SERVICES: [&str; 4] = ["attester", "token-broker", "key-release", "model-r
 const TOOLS: [(&str, &str); 4] =
     [("keyferry", "crates/keyferry"), ("integration-tests", "integration-tests"), ("benches", "benches"), ("xtask", "xtask")];
 /// Bytes, policy and a time go in, a value or a reason comes out: none of these may reach the outside world.
-pub(super) const DECISIONS: [&str; 10] = [
+pub(super) const DECISIONS: [&str; 11] = [
     "tdx-quote",
     "dcap",
     "event-log",
     "rego",
+    "reference-value",
     "appraisal",
     "attestation-token",
     "key-transfer-policy",
