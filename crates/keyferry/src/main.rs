@@ -1,5 +1,5 @@
 //! The operators' command line: `keyferry bus`, `keyferry evidence`, `keyferry policy`, `keyferry key`,
-//! `keyferry user`, `keyferry import`, `keyferry audit`, `keyferry explain`.
+//! `keyferry user`, `keyferry reference-value`, `keyferry import`, `keyferry audit`, `keyferry explain`.
 //!
 //! Output rules, the same for every command: stdout is data, stderr is talk. A mistake ends in one line
 //! `keyferry: error: ...` and, where there is something to do, one line `keyferry: hint: ...`. Exit codes: 0 yes or done,
@@ -21,6 +21,7 @@ mod import;
 mod key;
 mod output;
 mod policy;
+mod reference_value;
 mod user;
 
 use output::{CommandResult, Failure};
@@ -49,6 +50,9 @@ enum Command {
     /// Check, store, change and explain key transfer policies.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Keep documents of reference values: add, list, show, revoke, lint.
+    #[command(subcommand)]
+    ReferenceValue(reference_value::ReferenceValueCommand),
     /// Make, register, list and export keys.
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -75,6 +79,7 @@ fn run(cli: Option<Cli>) -> CommandResult {
         Command::Evidence(command) => evidence::run(command),
         Command::Explain(explain) => explain.run(),
         Command::Policy(command) => policy::run(command),
+        Command::ReferenceValue(command) => reference_value::run(command),
         Command::Key(command) => key::run(command),
         Command::User(command) => user::run(command),
         Command::Import(command) => import::run(&command),
