@@ -16,7 +16,8 @@ use serde_json::{Map, Value, json};
 
 use crate::refusal::Refusal;
 
-/// User data above this are no part of what a policy in Rego sees: comparing them would cost more than its steps count.
+/// The most user data and runtime JSON that a policy in Rego judges: comparing more would cost more than its steps count, and
+/// leaving them out would make true what a policy says of their absence.
 const DATA_BYTES_MAX: usize = 64 * 1024;
 /// Of one event, and of all events of a log together.
 const EVENT_DATA_BYTES_MAX: usize = 4 * 1024;
@@ -161,7 +162,7 @@ impl Rules {
             }
             Self::Rego(policy) => {
                 let failed = |cause: &str| Refusal::new(Reason::PolicyMismatch, format!("appraisal policy {id} {cause}"));
-                let members = input(judged).ok_or_else(|| failed("has no input"))?;
+                let members = input(judged).ok_or_else(|| failed("judges at most 64 KiB of user data"))?;
                 let verdict = policy.evaluate(&members, judged.now).map_err(|failure| failed(&failure.to_string()))?;
                 exported.extend(verdict.exported);
                 if verdict.unmet.is_empty() {
@@ -182,9 +183,11 @@ impl Rules {
 
 /// The members of the TD as the token has them, and the digests of the event log.
 fn input(judged: &Judged<'_>) -> Option<Map<String, Value>> {
-    let large = judged.claims.held_data.len() > DATA_BYTES_MAX;
-    let mut members =
-        if large { TdxClaims { held_data: Vec::new(), ..judged.claims.clone() }.members().ok()? } else { judged.claims.members().ok()? };
+    let bytes = judged.claims.held_data.len() + judged.claims.azure_runtime.as_ref().map_or(0, Vec::len);
+    if bytes > DATA_BYTES_MAX {
+        return None;
+    }
+    let mut members = judged.claims.members().ok()?;
     if let Some(log) = judged.log {
         members.insert("uefi_event_logs".to_owned(), events(log));
     }

@@ -2,6 +2,8 @@
 
 use keyferry_attestation_token::Shape;
 use keyferry_testkit::nats::now;
+use keyferry_tls::{RootsConfig, http_client_config};
+use reqwest::Client;
 
 use crate::{
     upstream::{Recorded, Upstream, claims, nonce, token},
@@ -13,6 +15,13 @@ use crate::{
 async fn an_attestation_that_was_begun_is_finished_before_the_service_ends() {
     let upstream = Upstream::start();
     let mut world = upstream.front().await;
+    // A key set that was not fetched yet would not be fetched any more.
+    let certs = format!("https://{}/certs", world.broker.address("https").unwrap());
+    let roots = RootsConfig::Ders(vec![world.authority.certificate_der().to_vec()]);
+    let client = Client::builder().tls_backend_preconfigured(http_client_config(&roots).unwrap()).no_proxy().build().unwrap();
+    while !client.get(&certs).send().await.is_ok_and(|response| response.status().is_success()) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
     let evidence = evidence_of(&world.simulated, &nonce(1));
     let jwt = token(&upstream.signer, &claims(&evidence), Shape::V2Nested, now());
     upstream.attests([Recorded::token(&jwt)]);
