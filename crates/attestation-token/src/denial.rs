@@ -79,6 +79,24 @@ pub enum TokenDenial {
     },
 }
 
+impl TokenDenial {
+    /// The label of the contract's reason.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "request_too_large",
+            Self::AlgorithmNotAllowed { .. } => "token_algorithm_not_allowed",
+            Self::IssuerUnknown { .. } => "token_issuer_unknown",
+            Self::KeyUnknown { .. } => "token_key_unknown",
+            Self::SignatureInvalid => "token_signature_invalid",
+            Self::TrustAnchorNotAllowed { .. } => "trust_anchor_not_allowed",
+            Self::Expired { .. } => "token_expired",
+            Self::NotYetValid { .. } => "token_not_yet_valid",
+            Self::ClaimMissing { .. } => "token_claim_missing",
+            Self::Malformed { .. } | Self::ClaimMalformed { .. } => "token_malformed",
+        }
+    }
+}
+
 /// A hostile text, safe to show: printable ASCII only, and short.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().take(SHOWN_CHARACTERS_MAX).map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod api_key;
 mod audit;
 mod broker;
 mod bus;
@@ -22,6 +23,7 @@ mod key;
 mod output;
 mod policy;
 mod reference_value;
+mod token;
 mod user;
 
 use output::{CommandResult, Failure};
@@ -42,6 +44,12 @@ enum Command {
     /// Look at the audit, export it, and find out whether it was altered.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Make API keys for callers of a token-broker.
+    #[command(subcommand)]
+    ApiKey(api_key::ApiKeyCommand),
+    /// Look into attestation tokens, verify them, rotate the key that signs them.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Look into TDX quotes and verify them.
     #[command(subcommand)]
     Evidence(evidence::EvidenceCommand),
@@ -74,6 +82,8 @@ fn main() -> ExitCode {
 fn run(cli: Option<Cli>) -> CommandResult {
     let Some(cli) = cli else { return Ok(ExitCode::SUCCESS) };
     match cli.command {
+        Command::ApiKey(command) => api_key::run(&command),
+        Command::Token(command) => token::run(&command),
         Command::Bus(command) => bus::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Evidence(command) => evidence::run(command),

@@ -252,17 +252,9 @@ impl Denial {
 
 fn token(denial: &TokenDenial) -> Reason {
     match denial {
-        TokenDenial::TooLarge { .. } => Reason::RequestTooLarge,
-        TokenDenial::AlgorithmNotAllowed { .. } => Reason::TokenAlgorithmNotAllowed,
-        TokenDenial::IssuerUnknown { .. } => Reason::TokenIssuerUnknown,
-        TokenDenial::KeyUnknown { .. } => Reason::TokenKeyUnknown,
-        TokenDenial::SignatureInvalid => Reason::TokenSignatureInvalid,
-        TokenDenial::TrustAnchorNotAllowed { .. } => Reason::TrustAnchorNotAllowed,
-        TokenDenial::Expired { .. } => Reason::TokenExpired,
-        TokenDenial::NotYetValid { .. } => Reason::TokenNotYetValid,
-        TokenDenial::ClaimMissing { .. } => Reason::TokenClaimMissing,
         TokenDenial::ClaimMalformed { claim: "attester_held_data" } => Reason::HeldDataInvalid,
-        TokenDenial::Malformed { .. } | TokenDenial::ClaimMalformed { .. } => Reason::TokenMalformed,
+        // A test holds every label against the table.
+        denial => Reason::from_label(denial.label()).unwrap_or(Reason::Internal),
     }
 }
 
@@ -310,6 +302,28 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+
+    #[test]
+    fn every_denial_of_a_token_has_its_row_in_the_table() {
+        let text = String::new;
+        let denials = [
+            TokenDenial::TooLarge { characters: 2, max: 1 },
+            TokenDenial::Malformed { field: "" },
+            TokenDenial::AlgorithmNotAllowed { found: text(), allowed: text() },
+            TokenDenial::SignatureInvalid,
+            TokenDenial::Expired { at: 0 },
+            TokenDenial::NotYetValid { from: 0 },
+            TokenDenial::ClaimMissing { claim: "" },
+            TokenDenial::ClaimMalformed { claim: "" },
+            TokenDenial::ClaimMalformed { claim: "attester_held_data" },
+        ];
+        for denial in denials {
+            assert_ne!(token(&denial), Reason::Internal, "{denial:?}");
+        }
+        for label in ["token_issuer_unknown", "token_key_unknown", "trust_anchor_not_allowed"] {
+            assert!(Reason::from_label(label).is_some(), "{label}");
+        }
+    }
 
     #[test]
     fn a_status_carries_the_reason_and_no_internals() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aws_lc_rs::hmac;
 use keyferry_appraisal::{Appraised, EventLog, ReplayedLog, appraise};
 use keyferry_attestation_token as token;
-use keyferry_attestation_token::{Algorithm, IssuedToken, TdMeasurements, TdxClaims, TokenIssuer};
+use keyferry_attestation_token::{IssuedToken, TdMeasurements, TdxClaims};
 use keyferry_collateral::{Ca, Family};
 use keyferry_contract::Reason;
 use keyferry_dcap::{VerifiedQuote, Verifier, certified_family, claimed_fmspc};
@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::{
     collateral::CollateralStore,
     evidence::Evidence,
+    keys::Keys,
     policies::{Judged, Policies},
     reference_values::ReferenceValueDirectory,
     refusal::Refusal,
@@ -45,7 +46,7 @@ pub(crate) struct Appraiser {
     policies: Policies,
     references: ReferenceValueDirectory,
     collateral: Arc<CollateralStore>,
-    issuer: TokenIssuer,
+    keys: Arc<Keys>,
     platform_key: hmac::Key,
 }
 
@@ -55,15 +56,10 @@ impl Appraiser {
         verifier: Verifier,
         (policies, references): (Policies, ReferenceValueDirectory),
         collateral: Arc<CollateralStore>,
-        issuer: TokenIssuer,
+        keys: Arc<Keys>,
         platform_key: hmac::Key,
     ) -> Self {
-        Self { verifier, policies, references, collateral, issuer, platform_key }
-    }
-
-    /// The verifier's name and key.
-    pub(crate) fn issuer(&self) -> &TokenIssuer {
-        &self.issuer
+        Self { verifier, policies, references, collateral, keys, platform_key }
     }
 
     /// The evaluation numbers seen so far, by platform family.
@@ -71,22 +67,17 @@ impl Appraiser {
         self.verifier.memory().seen()
     }
 
-    /// The algorithms that a token can be asked for; the first is used when none is.
-    pub(crate) fn algorithms(&self) -> Vec<Algorithm> {
-        vec![self.issuer.key().algorithm()]
-    }
-
     /// Appraises at `now` (Unix seconds). A few milliseconds of CPU.
     pub(crate) fn attest(&self, evidence: &Evidence, now: u64) -> Result<Verdict, Refusal> {
-        if let Some(wanted) = evidence.algorithm.filter(|wanted| !self.algorithms().contains(wanted)) {
-            return Err(Refusal::new(Reason::RequestMalformed, format!("tokens are not signed with {wanted} here")));
-        }
+        let issuer = self.keys.issuer(evidence.algorithm, now);
+        let issuer =
+            issuer.ok_or_else(|| Refusal::new(Reason::RequestMalformed, "tokens are not signed with the wanted algorithm here"))?;
         let verified = spans::step(names::VERIFY_QUOTE).in_scope(|| self.verify(&evidence.quote, now))?;
         let (appraised, claims, exported) = spans::step(names::APPRAISE).in_scope(|| self.appraise(verified, evidence, now))?;
         let signing = spans::step(names::SIGN_TOKEN);
-        signing.attribute(names::ALGORITHM, self.issuer.key().algorithm().name());
+        signing.attribute(names::ALGORITHM, issuer.key().algorithm().name());
         let token = signing
-            .in_scope(|| self.issuer.issue_with(&claims, exported, evidence.shape, now))
+            .in_scope(|| issuer.issue_with(&claims, exported, evidence.shape, now))
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
         let verified = appraised.verified();
         Ok(Verdict {

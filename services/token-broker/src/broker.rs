@@ -58,6 +58,16 @@ impl Broker {
         self.verifier.jwks().await
     }
 
+    /// A revocation list of the verifier's signing chain, by name.
+    pub(crate) fn revocation_list(&self, name: &str) -> Option<Vec<u8>> {
+        self.verifier.revocation_list(name)
+    }
+
+    /// The `iss` of tokens that are signed here.
+    pub(crate) fn issuer(&self) -> Option<String> {
+        self.verifier.issuer().map(str::to_owned)
+    }
+
     /// The algorithms that a token can be asked for.
     pub(crate) fn algorithms(&self) -> Vec<Algorithm> {
         self.verifier.algorithms()

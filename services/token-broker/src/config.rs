@@ -58,16 +58,54 @@ pub struct TokenConfig {
     pub issuer: String,
     /// Where signing key, certificates and nonce key live. Made at the first start with mode 0700; replicas share it.
     pub key_directory: PathBuf,
-    /// PS384 (RSA-3072, what Intel's clients expect), ES384 or ES256. Fixed for the life of the key directory.
+    /// PS384 (RSA-3072, what Intel's clients expect), RS256, ES384 or ES256. Its kind is fixed for the life of the key
+    /// directory; an RSA key signs with PS384 and RS256, whichever a caller asks for.
     #[serde(default = "default_algorithm")]
     pub algorithm: Algorithm,
+    /// Seals the private keys of `key_directory`: 64 hex digits, mode 0600; made if it is not there. Absent: file modes only.
+    pub seal_key_file: Option<PathBuf>,
+    /// PKCS#8 PEM, mode 0600: a signing key of one's own, with `signing_chain_file`. It is neither rotated nor withdrawn here.
+    pub signing_key_file: Option<PathBuf>,
+    /// PEM of its chain: leaf, signing CA, root.
+    pub signing_chain_file: Option<PathBuf>,
+    /// Where relying parties fetch the revocation lists, as the certificates say; decided when `key_directory` is made.
+    /// Default: `<issuer>/crl` where the issuer is an `https://` URL, else nowhere.
+    pub crl_url: Option<String>,
+    /// Seconds after which a next signing key takes over, from 86400; absent: only `keyferry token rotate-key` rotates.
+    pub rotation_seconds: Option<u64>,
+    /// How long a next key is published before it signs, in seconds, 300 to 604800: relying parties refresh within it.
+    #[serde(default = "default_publish_ahead_seconds")]
+    pub publish_ahead_seconds: u64,
     /// How long a token is good, in seconds, 30 to 3600.
     #[serde(default = "default_token_seconds")]
     pub lifetime_seconds: u64,
 }
 
+impl TokenConfig {
+    /// What the certificates of a new key directory say about revocation lists.
+    pub(crate) fn crl_base_url(&self) -> Option<String> {
+        let derived = || self.issuer.starts_with("https://").then(|| format!("{}/crl", self.issuer.trim_end_matches('/')));
+        self.crl_url.clone().or_else(derived)
+    }
+
+    fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        if self.signing_key_file.is_some() != self.signing_chain_file.is_some() {
+            mistakes.push(Mistake::new("token.signing_key_file", "and signing_chain_file belong together: give both or neither"));
+        }
+        if self.signing_key_file.is_some() && self.rotation_seconds.is_some() {
+            mistakes.push(Mistake::new("token.rotation_seconds", "is given, but a signing key of one's own is not rotated: remove it"));
+        }
+        mistakes
+    }
+}
+
 const fn default_algorithm() -> Algorithm {
     Algorithm::Ps384
+}
+/// A day: relying parties look for new keys every few minutes.
+const fn default_publish_ahead_seconds() -> u64 {
+    86_400
 }
 /// What Intel's own tokens have.
 const fn default_token_seconds() -> u64 {
@@ -218,6 +256,16 @@ pub struct HttpsConfig {
     pub api_key: Option<Secret>,
     /// The same, in a file.
     pub api_key_file: Option<PathBuf>,
+    /// Keys of several callers: lines of `name:` and the SHA-256 of the key in hex, as `keyferry api-key create` writes them.
+    /// Read again when it changes.
+    pub api_keys_file: Option<PathBuf>,
+    /// Requests of one key in five minutes; what comes above is answered with 429. Intel's service: 1000. 0 = no limit.
+    #[serde(default = "default_requests_per_five_minutes")]
+    pub requests_per_five_minutes: u32,
+}
+
+const fn default_requests_per_five_minutes() -> u32 {
+    1000
 }
 
 fn default_listen() -> SocketAddr {
@@ -225,9 +273,16 @@ fn default_listen() -> SocketAddr {
 }
 
 impl HttpsConfig {
-    /// The API key from whichever setting has it.
-    pub fn api_key(&self) -> Result<Secret, Mistake> {
-        Secret::required_from_twins("https.api_key", self.api_key.as_ref(), self.api_key_file.as_deref())
+    /// The one API key, from whichever setting has it; `None` where there are only keys by name.
+    pub fn api_key(&self) -> Result<Option<Secret>, Mistake> {
+        if self.api_keys_file.is_some() && self.api_key.is_none() && self.api_key_file.is_none() {
+            return Ok(None);
+        }
+        Secret::required_from_twins("https.api_key", self.api_key.as_ref(), self.api_key_file.as_deref()).map(Some)
+    }
+
+    fn check(&self) -> Vec<Mistake> {
+        self.api_key().err().into_iter().collect()
     }
 }
 
@@ -270,15 +325,20 @@ impl ServiceConfig for Config {
         range("work.evidence", self.work.evidence as u64, 1..=256);
         range("work.appraisals", self.work.appraisals as u64, 1..=256);
         range("work.requests", self.work.requests as u64, 1..=4096);
+        range("token.publish_ahead_seconds", self.token.publish_ahead_seconds, 300..=604_800);
+        if let Some(seconds) = self.token.rotation_seconds {
+            range("token.rotation_seconds", seconds, 86_400..=315_360_000);
+        }
         if self.token.issuer.trim().is_empty() {
             mistakes.push(Mistake::new("token.issuer", "is empty: give the name relying parties know this verifier by"));
         }
+        mistakes.extend(self.token.check());
         match &self.verifier {
             VerifierConfig::Dcap => mistakes.extend(self.evidence.check()),
             VerifierConfig::TrustAuthority(config) => mistakes.extend(config.check()),
         }
         if let Some(https) = &self.https {
-            mistakes.extend(https.api_key().err());
+            mistakes.extend(https.check());
         }
         mistakes
     }

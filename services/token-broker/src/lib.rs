@@ -35,7 +35,6 @@ use std::{convert::Infallible, fs, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use keyferry_attestation_token::TokenIssuer;
 use keyferry_bus::{AuditKey, AuditLog, Bus};
 use keyferry_dcap::{TrustAnchor, Verifier as QuoteVerifier};
 use keyferry_identifiers::PolicyId;
@@ -80,7 +79,7 @@ const HTTPS_HEADER_BYTES_MAX: u32 = 16 * 1024;
 
 /// Starts the service within `scope`.
 pub async fn serve(config: Config, scope: Scope) -> Result<(), StartError> {
-    let keys = open_keys(&config.token).await?;
+    let keys = Arc::new(open_keys(&config.token).await?);
     let policies = policies(&config.evidence)?;
     let audit_key = AuditKey::load_or_create(&config.audit_key_file()).during("reading the audit key")?;
     let bus = Bus::connect(&config.bus, "token-broker").await.during("connecting to the bus")?;
@@ -123,9 +122,8 @@ fn trust_anchor(config: &EvidenceConfig) -> Result<TrustAnchor, StartError> {
 }
 
 async fn open_keys(config: &TokenConfig) -> Result<Keys, StartError> {
-    let (directory, algorithm, now) = (config.key_directory.clone(), config.algorithm, clock::now());
-    let opened = tokio::task::spawn_blocking(move || keys::open(&directory, algorithm, now)).await;
-    opened.during("opening token.key_directory")?.during("opening token.key_directory")
+    let (config, now) = (config.clone(), clock::now());
+    tokio::task::spawn_blocking(move || Keys::open(&config, now)).await.during("opening the keys")?
 }
 
 async fn open_collateral(
@@ -146,7 +144,7 @@ fn policies(config: &EvidenceConfig) -> Result<Policies, StartError> {
 }
 
 /// The built-in verifier, which follows its collateral.
-async fn dcap(config: &Config, keys: Keys, policies: Policies, scope: &Scope) -> Result<Dcap, StartError> {
+async fn dcap(config: &Config, keys: Arc<Keys>, policies: Policies, scope: &Scope) -> Result<Dcap, StartError> {
     let anchor = trust_anchor(&config.evidence)?;
     let evaluations = EvaluationFile::open(&config.token.key_directory).during("reading the evaluation numbers of token.key_directory")?;
     let collateral = open_collateral(&config.evidence, anchor.clone(), evaluations.memory().seen()).await?;
@@ -155,15 +153,16 @@ async fn dcap(config: &Config, keys: Keys, policies: Policies, scope: &Scope) ->
 
     let nonces = NonceAuthority::new(&derived(&keys, "keyferry nonce"), config.nonce.lifetime_seconds);
     let platform_key = hmac::Key::new(hmac::HMAC_SHA256, &derived(&keys, "keyferry platform"));
-    let issuer = TokenIssuer::new(&config.token.issuer, keys.signing, config.token.lifetime_seconds);
+    scope.spawn("keys", Arc::clone(&keys).follow(cancelled(scope)));
     let references =
         ReferenceValueDirectory::open(config.evidence.reference_values.as_ref()).during("reading evidence.reference_values")?;
     let quotes = QuoteVerifier::new(anchor)
         .with_allowances(policies.base().allowances())
         .with_collateral_grace(policies.base().collateral_grace_seconds())
         .with_memory(evaluations.memory());
-    let appraiser = Appraiser::new(quotes, (policies, references), collateral, issuer, platform_key);
-    Ok(Dcap::new(appraiser, nonces, Pool::new(config.work.appraisals), Evaluations::new(evaluations)))
+    let appraiser = Appraiser::new(quotes, (policies, references), collateral, Arc::clone(&keys), platform_key);
+    let (pool, name) = (Pool::new(config.work.appraisals), config.token.issuer.clone());
+    Ok(Dcap::new(appraiser, nonces, pool, Evaluations::new(evaluations), (keys, name)))
 }
 
 /// The upstream, whose key set is kept fresh.
@@ -189,7 +188,7 @@ fn redemptions(config: &Config, bus: &Bus, keys: &Keys) -> Redemptions {
 
 /// One secret of the key directory, three independent keys: each is the HMAC of its purpose.
 fn derived(keys: &Keys, purpose: &str) -> Zeroizing<Vec<u8>> {
-    let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, &keys.nonce), purpose.as_bytes());
+    let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, keys.nonce()), purpose.as_bytes());
     Zeroizing::new(key.as_ref().to_vec())
 }
 
@@ -238,10 +237,12 @@ fn consume_evidence(scope: &Scope, bus: &Bus, broker: &Arc<Broker>, workers: usi
 }
 
 async fn serve_https(config: &HttpsConfig, requests: usize, scope: &Scope, broker: Arc<Broker>, at_work: AtWork) -> Result<(), StartError> {
-    let api_key = config.api_key().map_err(|mistake| StartError::message(mistake.to_string()))?;
+    let callers = Arc::new(rest::Callers::open(config)?);
+    let (following, stop) = (Arc::clone(&callers), cancelled(scope));
+    scope.spawn("callers", async move { following.follow(stop).await });
     let tls = keyferry_tls::server_config(&config.certificate, ALPN_HTTP).during("reading https.certificate")?;
     let listener = scope.bind("https", config.listen).await?.into_std().during("taking over the https listener")?;
-    let router = rest::router(broker, &api_key, requests);
+    let router = rest::router(broker, callers, requests);
     let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls)).during("serving https")?;
     let mut server = server.first_request_timeout(HTTPS_HEADERS_WITHIN);
     server.http_builder().http1().header_read_timeout(Some(HTTPS_HEADERS_WITHIN));

@@ -5,13 +5,13 @@
 mod world;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use keyferry_attestation_token::{KeySet, authenticate};
+use keyferry_attestation_token::{Algorithm, KeySet, RevocationList, TrustedIssuer, authenticate};
 use keyferry_contract::{Reason, attestation::v1::VerifierNonce, release::v1::AuditDecision};
 use keyferry_testkit::nats::now;
 use keyferry_tls::{RootsConfig, http_client_config};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
-use world::{API_KEY, USER_DATA, World, decided};
+use world::{API_KEY, ISSUER, USER_DATA, World, decided};
 
 struct Caller {
     client: Client,
@@ -146,8 +146,8 @@ async fn bad_requests_are_refused_by_member_and_recorded() {
         assert_eq!(refusal(caller.post("/appraisal/v2/attest", &body).await).await, (status, reason.label().to_owned()));
     }
     assert_eq!(refusal(caller.post("/appraisal/v2/attest/azure", &json!({})).await).await.0, StatusCode::BAD_REQUEST);
-    let records = world.audit(count as u64).await;
-    assert_eq!(decided(&records, AuditDecision::AttestationRejected).len(), count);
+    let records = world.audit(count as u64 + 1).await;
+    assert_eq!(decided(&records, AuditDecision::AttestationRejected).len(), count + 1);
     assert_eq!(caller.post("/appraisal/v2/attest", &json!({ "tdx": sound })).await.status(), StatusCode::OK);
 }
 
@@ -186,4 +186,59 @@ async fn callers_who_say_nothing_are_let_go() {
         let end = tokio::time::timeout(std::time::Duration::from_secs(30), stream.read_to_end(&mut Vec::new())).await;
         assert!(end.is_ok(), "the connection was kept");
     }
+}
+
+/// What relying parties of Intel's kind ask for: both of its algorithms, a chain with lists, and where they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn intels_clients_find_keys_lists_and_both_algorithms() {
+    let world = World::start_with(json!({ "token": { "issuer": ISSUER, "algorithm": "PS384" } })).await;
+    let caller = Caller::new(&world);
+    let jwks = caller.get("/certs").await.bytes().await.unwrap();
+    let set: Value = serde_json::from_slice(&jwks).unwrap();
+    let algorithms: Vec<_> = set["keys"].as_array().unwrap().iter().map(|key| key["alg"].as_str().unwrap()).collect();
+    assert_eq!(algorithms, ["PS384", "RS256"]);
+    assert!(set["keys"].as_array().unwrap().iter().all(|key| key["x5c"].as_array().unwrap().len() == 3 && key["kty"] == "RSA"));
+    for name in ["root-ca.der", "signing-ca.der"] {
+        let response = caller.client.get(format!("{}/crl/{name}", caller.base)).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let list = RevocationList::from_der(&response.bytes().await.unwrap()).unwrap();
+        assert!(list.next_update() > now(), "{name}");
+    }
+    assert_eq!(caller.get("/crl/ca.key").await.status(), StatusCode::NOT_FOUND);
+    let discovery: Value = caller.get("/.well-known/openid-configuration").await.json().await.unwrap();
+    assert_eq!(discovery["jwks_uri"], format!("{ISSUER}/certs"));
+    assert_eq!(discovery["id_token_signing_alg_values_supported"], json!(["PS384", "RS256"]));
+    let issuer = TrustedIssuer { algorithms: vec![Algorithm::Ps384, Algorithm::Rs256], ..world.trusted_issuer() };
+    let keys = KeySet::from_jwks(&jwks, &issuer, now()).unwrap();
+    for (wanted, signed) in [(Value::Null, "PS384"), (json!("RS256"), "RS256"), (json!("PS384"), "PS384")] {
+        let nonce = caller.nonce("/appraisal/v2/nonce").await;
+        let body = json!({ "tdx": evidence(&world, &nonce), "token_signing_alg": wanted });
+        let answer: Value = caller.post("/appraisal/v2/attest", &body).await.json().await.unwrap();
+        let jwt = answer["token"].as_str().unwrap();
+        let header = base64::prelude::BASE64_URL_SAFE_NO_PAD.decode(jwt.split('.').next().unwrap()).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&header).unwrap()["alg"], signed);
+        assert!(authenticate(jwt, std::slice::from_ref(&keys), now()).is_ok(), "{signed}");
+    }
+    let unknown = caller.post("/appraisal/v2/attest", &json!({ "tdx": { "quote": "AA==" }, "token_signing_alg": "HS256" })).await;
+    assert_eq!(refusal(unknown).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_methods_types_and_too_many_requests_have_their_statuses() {
+    let world = World::start_with(json!({ "https": { "requests_per_five_minutes": 4 } })).await;
+    let caller = Caller::new(&world);
+    let posted = caller.client.post(format!("{}/appraisal/v1/nonce", caller.base)).header("x-api-key", API_KEY);
+    assert_eq!(refusal(posted.send().await.unwrap()).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    let text = caller.client.post(format!("{}/appraisal/v2/attest", caller.base)).header("x-api-key", API_KEY);
+    let text = text.header("content-type", "text/plain").body("{}").send().await.unwrap();
+    assert_eq!(refusal(text).await.0, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(caller.get("/appraisal/v2/nonce").await.status());
+    }
+    assert_eq!((statuses[0], statuses[3]), (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS), "{statuses:?}");
+    let throttled = caller.get("/appraisal/v2/nonce").await;
+    assert!(throttled.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+    assert_eq!(refusal(throttled).await, (StatusCode::TOO_MANY_REQUESTS, "rate_limited".to_owned()));
+    assert_eq!(caller.get("/certs").await.status(), StatusCode::OK, "keys cost no request");
 }

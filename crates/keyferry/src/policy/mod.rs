@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use crate::output::CommandResult;
 
-mod offline;
+pub(crate) mod offline;
 mod online;
 mod token;
 

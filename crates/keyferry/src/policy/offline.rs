@@ -142,7 +142,7 @@ fn wrong(file: &Path, error: &dyn std::fmt::Display) -> Failure {
 }
 
 /// A text file of at most `bytes_max`, and one byte over, so that a parser can still tell that it is too much.
-pub(super) fn text(file: &Path, bytes_max: usize) -> Result<String, Failure> {
+pub(crate) fn text(file: &Path, bytes_max: usize) -> Result<String, Failure> {
     let failure = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display())).hint("check the path");
     let mut text = String::new();
     File::open(file).map_err(failure)?.take(bytes_max as u64 + 1).read_to_string(&mut text).map_err(failure)?;
@@ -150,7 +150,7 @@ pub(super) fn text(file: &Path, bytes_max: usize) -> Result<String, Failure> {
 }
 
 /// A file of at most `bytes_max`, and one byte over.
-pub(super) fn bytes(file: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
+pub(crate) fn bytes(file: &Path, bytes_max: usize) -> Result<Vec<u8>, Failure> {
     let failure = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display())).hint("check the path");
     let mut bytes = Vec::new();
     File::open(file).map_err(failure)?.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(failure)?;

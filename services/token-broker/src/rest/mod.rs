@@ -6,8 +6,12 @@
 //! the key broker: those clients read 401 as "wrong API key".
 
 mod body;
+mod callers;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Extension, Json, Router,
@@ -19,16 +23,14 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use keyferry_attestation_token::Shape;
+use keyferry_attestation_token::{Algorithm, Shape};
 use keyferry_contract::Reason;
-use keyferry_lifecycle::Secret;
 use keyferry_telemetry::{REQUEST_ID, Trust, http_server_layer, request_id};
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-use self::body::Form;
+pub(crate) use self::callers::Callers;
+use self::{body::Form, callers::Admission};
 use crate::{broker::Broker, refusal::Refusal};
 
 /// The documented bound of a request body.
@@ -40,21 +42,29 @@ const API_KEY: &str = "x-api-key";
 const TRACE_ID: HeaderName = HeaderName::from_static("trace-id");
 
 /// Every address, with its path as clients know it.
-pub(crate) fn router(broker: Arc<Broker>, api_key: &Secret, requests: usize) -> Router {
-    let guard = Guard { api_key: Sha256::digest(api_key.expose().as_bytes()).into(), requests: Arc::new(Semaphore::new(requests)) };
+pub(crate) fn router(broker: Arc<Broker>, callers: Arc<Callers>, requests: usize) -> Router {
+    let guard = Guard { callers, requests: Arc::new(Semaphore::new(requests)) };
     let appraisal = Router::new()
         .route("/appraisal/v1/nonce", get(nonce))
         .route("/appraisal/v2/nonce", get(nonce))
         .route("/appraisal/v1/attest", post(attest_v1))
+        .route("/appraisal/v1/attest/azure/tdxvm", post(attest_v1_azure))
         .route("/appraisal/v2/attest", post(attest_v2))
         .route("/appraisal/v2/attest/{cloud}", post(attest_cloud))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         // Whoever has the API key is a peer whose trace we join; the key is checked before there is a span.
         .layer(http_server_layer(Trust::Adopt))
         .layer(middleware::from_fn_with_state(guard, admit));
-    let public = Router::new().route("/certs", get(certs)).layer(http_server_layer(Trust::Link));
+    let public = Router::new()
+        .route("/certs", get(certs))
+        .route("/crl/{name}", get(revocation_list))
+        .route("/.well-known/openid-configuration", get(discovery))
+        .layer(http_server_layer(Trust::Link));
     appraisal
         .merge(public)
+        .method_not_allowed_fallback(async || {
+            refused(StatusCode::METHOD_NOT_ALLOWED, Reason::RequestMalformed, "the address is asked in another way")
+        })
         .fallback(async || refused(StatusCode::NOT_FOUND, Reason::RequestMalformed, "no such address"))
         .layer(middleware::from_fn(identify))
         .layer(Extension(Arc::clone(&broker)))
@@ -64,15 +74,16 @@ pub(crate) fn router(broker: Arc<Broker>, api_key: &Secret, requests: usize) -> 
 /// Who may ask, and how many at a time.
 #[derive(Clone)]
 struct Guard {
-    api_key: [u8; 32],
+    callers: Arc<Callers>,
     requests: Arc<Semaphore>,
 }
 
 async fn admit(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let given = request.headers().get(API_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
-    let digest: [u8; 32] = Sha256::digest(given).into();
-    if !bool::from(digest.ct_eq(&guard.api_key)) {
-        return refused(StatusCode::UNAUTHORIZED, Reason::Unauthenticated, "x-api-key is missing or wrong");
+    match guard.callers.admit(given, Instant::now()) {
+        Admission::Admitted => {}
+        Admission::Unknown => return refused(StatusCode::UNAUTHORIZED, Reason::Unauthenticated, "x-api-key is missing or wrong"),
+        Admission::Throttled(wait) => return throttled(wait),
     }
     let Ok(_permit) = guard.requests.try_acquire() else {
         return refused(StatusCode::SERVICE_UNAVAILABLE, Reason::Overloaded, "too many requests under way");
@@ -121,6 +132,30 @@ async fn certs(State(broker): State<Arc<Broker>>) -> Response {
     }
 }
 
+/// A revocation list of the signing chain, in DER and nothing else.
+async fn revocation_list(State(broker): State<Arc<Broker>>, Path(name): Path<String>) -> Response {
+    match broker.revocation_list(&name) {
+        Some(der) => traced(([(header::CONTENT_TYPE, HeaderValue::from_static("application/pkix-crl"))], der)),
+        None => refused(StatusCode::NOT_FOUND, Reason::RequestMalformed, "no such revocation list"),
+    }
+}
+
+/// Where everything is, for whoever knows the issuer only.
+async fn discovery(State(broker): State<Arc<Broker>>) -> Response {
+    let Some(issuer) = broker.issuer().filter(|issuer| issuer.starts_with("https://")) else {
+        return refused(StatusCode::NOT_FOUND, Reason::RequestMalformed, "the issuer is no https:// URL");
+    };
+    let base = issuer.trim_end_matches('/');
+    let algorithms: Vec<_> = broker.algorithms().into_iter().map(Algorithm::name).collect();
+    traced(Json(json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{base}/certs"),
+        "revocation_endpoint": format!("{base}/crl/signing-ca.der"),
+        "response_types_supported": ["id_token"],
+        "id_token_signing_alg_values_supported": algorithms,
+    })))
+}
+
 type Body = Result<Bytes, BytesRejection>;
 
 /// Flat claims.
@@ -128,23 +163,27 @@ const V1: Form = Form { shape: Shape::V1Flat, azure: false };
 /// Nested claims.
 const V2: Form = Form { shape: Shape::V2Nested, azure: false };
 
-async fn attest_v1(State(broker): State<Arc<Broker>>, body: Body) -> Response {
-    attest(&broker, V1, body).await
+async fn attest_v1(State(broker): State<Arc<Broker>>, headers: HeaderMap, body: Body) -> Response {
+    attest(&broker, V1, &headers, body).await
 }
 
-async fn attest_v2(State(broker): State<Arc<Broker>>, body: Body) -> Response {
-    attest(&broker, V2, body).await
+async fn attest_v1_azure(State(broker): State<Arc<Broker>>, headers: HeaderMap, body: Body) -> Response {
+    attest(&broker, Form { azure: true, ..V1 }, &headers, body).await
+}
+
+async fn attest_v2(State(broker): State<Arc<Broker>>, headers: HeaderMap, body: Body) -> Response {
+    attest(&broker, V2, &headers, body).await
 }
 
 /// Clients append their `cloud_provider` whatever it is; only Azure means other evidence.
-async fn attest_cloud(State(broker): State<Arc<Broker>>, Path(cloud): Path<String>, body: Body) -> Response {
-    if cloud.eq_ignore_ascii_case("azure") {
-        return denied(&Refusal::new(Reason::RequestMalformed, "evidence of Azure's paravisor is not supported"));
-    }
-    attest(&broker, V2, body).await
+async fn attest_cloud(State(broker): State<Arc<Broker>>, Path(cloud): Path<String>, headers: HeaderMap, body: Body) -> Response {
+    attest(&broker, Form { azure: cloud.eq_ignore_ascii_case("azure"), ..V2 }, &headers, body).await
 }
 
-async fn attest(broker: &Broker, form: Form, body: Body) -> Response {
+async fn attest(broker: &Broker, form: Form, headers: &HeaderMap, body: Body) -> Response {
+    if !is_json(headers) {
+        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Reason::RequestMalformed, "the content-type has to be application/json");
+    }
     let parsed = match &body {
         Ok(bytes) => body::parse(bytes, form, &broker.algorithms()),
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -160,6 +199,21 @@ async fn attest(broker: &Broker, form: Form, body: Body) -> Response {
         Ok(token) => traced(Json(json!({ "token": token.token }))),
         Err(refusal) => denied(&refusal),
     }
+}
+
+/// A missing type is taken for JSON.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return true };
+    let essence = given.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/json")
+}
+
+/// Nothing was decided.
+fn throttled(wait: Duration) -> Response {
+    let mut response = refused(StatusCode::TOO_MANY_REQUESTS, Reason::RateLimited, "this API key has no requests left for now");
+    let seconds = wait.as_secs().saturating_add(1);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    response
 }
 
 fn denied(refusal: &Refusal) -> Response {

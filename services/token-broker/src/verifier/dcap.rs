@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keyferry_attestation_token::{Algorithm, jwks};
+use keyferry_attestation_token::Algorithm;
 use keyferry_lifecycle::clock;
 
 use super::{Attested, Verifier};
@@ -11,6 +11,7 @@ use crate::{
     appraiser::{Appraiser, Verdict},
     evaluations::Evaluations,
     evidence::Evidence,
+    keys::Keys,
     nonce::{Nonce, NonceAuthority, Recognised},
     pool::Pool,
     refusal::Refusal,
@@ -23,14 +24,20 @@ pub(crate) struct Dcap {
     nonces: NonceAuthority,
     pool: Pool,
     evaluations: Evaluations,
-    jwks: String,
+    keys: Arc<Keys>,
+    issuer: String,
 }
 
 impl Dcap {
     /// Ready to judge.
-    pub(crate) fn new(appraiser: Appraiser, nonces: NonceAuthority, pool: Pool, evaluations: Evaluations) -> Self {
-        let jwks = jwks([appraiser.issuer().key()]);
-        Self { appraiser: Arc::new(appraiser), nonces, pool, evaluations, jwks }
+    pub(crate) fn new(
+        appraiser: Appraiser,
+        nonces: NonceAuthority,
+        pool: Pool,
+        evaluations: Evaluations,
+        (keys, issuer): (Arc<Keys>, String),
+    ) -> Self {
+        Self { appraiser: Arc::new(appraiser), nonces, pool, evaluations, keys, issuer }
     }
 }
 
@@ -41,7 +48,7 @@ impl Verifier for Dcap {
     }
 
     fn algorithms(&self) -> Vec<Algorithm> {
-        self.appraiser.algorithms()
+        self.keys.algorithms()
     }
 
     async fn nonce(&self) -> Result<(Nonce, u64), Refusal> {
@@ -68,7 +75,15 @@ impl Verifier for Dcap {
     }
 
     async fn jwks(&self) -> Result<String, Refusal> {
-        Ok(self.jwks.clone())
+        Ok(self.keys.jwks(clock::now()))
+    }
+
+    fn revocation_list(&self, name: &str) -> Option<Vec<u8>> {
+        self.keys.revocation_list(name)
+    }
+
+    fn issuer(&self) -> Option<&str> {
+        Some(&self.issuer)
     }
 }
 

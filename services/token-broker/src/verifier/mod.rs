@@ -46,6 +46,16 @@ pub(crate) trait Verifier: fmt::Debug + Send + Sync {
 
     /// The JSON Web Key Set that its tokens verify with.
     async fn jwks(&self) -> Result<String, Refusal>;
+
+    /// A revocation list of its signing chain (DER) by name; `None` where others publish them.
+    fn revocation_list(&self, _name: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The `iss` of its tokens, where it is ours.
+    fn issuer(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// A token for the evidence that was judged, and what the audit record and the fleet say about it.
