@@ -1,6 +1,6 @@
 //! The example configuration is accepted as it is, and mistakes are reported together.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests: a broken fixture has to fail them")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests: a broken fixture has to fail them")]
 
 use std::path::Path;
 
@@ -24,6 +24,26 @@ fn the_example_is_a_valid_configuration() {
     let config: Config = load(&example(directory.path())).unwrap();
     assert_eq!(config.evidence.trust_anchor, AnchorConfig::Intel);
     assert_eq!(config.token.lifetime_seconds, 300);
+}
+
+/// The example of the page on Intel's service, laid over the shipped one.
+#[test]
+fn the_documented_upstream_is_a_valid_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = include_str!("../../../docs/intel-trust-authority.md");
+    let block = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let block = block.replace("/etc/keyferry/ita-api-key", &directory.path().join("api-key").display().to_string());
+    let mut layers = example(directory.path());
+    let mut whole: toml::Table = std::fs::read_to_string(layers.file.unwrap()).unwrap().parse().unwrap();
+    whole.extend(block.parse::<toml::Table>().unwrap());
+    let file = directory.path().join("token-broker.toml");
+    std::fs::write(&file, whole.to_string()).unwrap();
+    layers.file = Some(file);
+    let config: Config = load(&layers).unwrap();
+    let token_broker::VerifierConfig::TrustAuthority(upstream) = config.verifier else { panic!("not the upstream") };
+    assert_eq!(upstream.api_url(), "https://api.eu.trustauthority.intel.com");
+    assert_eq!((upstream.issuer(), config.nonce.lifetime_seconds), ("https://portal.eu.trustauthority.intel.com".to_owned(), 30));
+    assert_eq!(upstream.absent_anchor(), keyferry_attestation_token::AbsentAnchor::Intel);
 }
 
 #[test]
