@@ -221,6 +221,8 @@ fn denied(refusal: &Refusal) -> Response {
         Reason::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        // Named by the caller; elsewhere a policy that is missing is ours.
+        Reason::PolicyNotFound => StatusCode::BAD_REQUEST,
         // Not the caller's fault: out of reach, or collateral that an operator has to renew.
         reason if refusal.is_outage() || reason.advice().http >= 500 => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
