@@ -16,6 +16,7 @@ mod api_key;
 mod audit;
 mod broker;
 mod bus;
+mod collateral;
 mod evidence;
 mod explain;
 mod import;
@@ -47,6 +48,9 @@ enum Command {
     /// Make API keys for callers of a token-broker.
     #[command(subcommand)]
     ApiKey(api_key::ApiKeyCommand),
+    /// Fetch, carry, import and show the collateral that quotes are verified with.
+    #[command(subcommand)]
+    Collateral(collateral::CollateralCommand),
     /// Look into attestation tokens, verify them, rotate the key that signs them.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -83,6 +87,7 @@ fn run(cli: Option<Cli>) -> CommandResult {
     let Some(cli) = cli else { return Ok(ExitCode::SUCCESS) };
     match cli.command {
         Command::ApiKey(command) => api_key::run(&command),
+        Command::Collateral(command) => collateral::run(&command),
         Command::Token(command) => token::run(&command),
         Command::Bus(command) => bus::run(command),
         Command::Audit(command) => audit::run(command),
