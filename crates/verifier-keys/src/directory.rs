@@ -167,11 +167,12 @@ impl KeyDirectory {
         self.rotate_alone(ahead, now)
     }
 
-    /// Rotates if the key that signs last will have signed for `interval` seconds when the next one is due. `None`: not yet.
+    /// Rotates if the key that signs last will have signed for `interval` seconds when the next one is due. `None`: not yet,
+    /// or a next key waits already, which is so most of the time where `ahead` is longer than `interval`.
     pub fn rotate_if_due(&self, interval: u64, ahead: u64, now: u64) -> Result<Option<Rotation>, KeysError> {
         let due = || {
             let from = self.ring()?.and_then(|ring| ring.last().map(|last| last.signs_from));
-            Ok::<_, KeysError>(from.is_some_and(|from| from.saturating_add(interval) <= now.saturating_add(ahead)))
+            Ok::<_, KeysError>(from.is_some_and(|from| from <= now && from.saturating_add(interval) <= now.saturating_add(ahead)))
         };
         if !due()? {
             return Ok(None);

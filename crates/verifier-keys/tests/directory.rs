@@ -128,6 +128,18 @@ fn a_rotation_by_interval_happens_once_however_many_replicas_ask() {
     assert_eq!(directory.read(Algorithm::Es256).unwrap().keys.len(), 2);
 }
 
+/// A waiting key is no failure: a replica that took it for one would not read the directory again.
+#[test]
+fn a_next_key_that_waits_is_nothing_to_do_however_long_it_is_published_ahead() {
+    let temporary = tempfile::tempdir().unwrap();
+    let directory = made(temporary.path(), Algorithm::Es256);
+    let first = directory.rotate_if_due(DAY, 7 * DAY, NOW).unwrap().unwrap();
+    for now in [NOW, NOW + 60, first.signs_from - 1] {
+        assert_eq!(directory.rotate_if_due(DAY, 7 * DAY, now).unwrap(), None);
+    }
+    assert!(directory.rotate_if_due(DAY, 7 * DAY, first.signs_from).unwrap().is_some());
+}
+
 /// As an earlier version left it: one key, its chain and root, no CA key.
 fn earlier(path: &Path) -> SigningKey {
     let key = SigningKey::generate(Algorithm::Es256).unwrap();
