@@ -62,7 +62,7 @@ pub struct TokenConfig {
     /// directory; an RSA key signs with PS384 and RS256, whichever a caller asks for.
     #[serde(default = "default_algorithm")]
     pub algorithm: Algorithm,
-    /// Seals the private keys of `key_directory`: 64 hex digits, mode 0600; made if it is not there. Absent: file modes only.
+    /// Seals the private keys of `key_directory`: 64 hex digits, mode 0600. Absent: file modes only.
     pub seal_key_file: Option<PathBuf>,
     /// PKCS#8 PEM, mode 0600: a signing key of one's own, with `signing_chain_file`. It is neither rotated nor withdrawn here.
     pub signing_key_file: Option<PathBuf>,
